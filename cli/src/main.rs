@@ -1,0 +1,2 @@
+//! smartup.
+fn main() {}

@@ -1,0 +1,1 @@
+//! What a cluster is made of: validated types, no I/O.

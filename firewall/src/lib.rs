@@ -1,0 +1,1 @@
+//! The firewalld rules that each role needs, over D-Bus.

@@ -1,0 +1,2 @@
+//! A stand-in for k3s.
+fn main() {}

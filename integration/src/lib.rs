@@ -1,0 +1,1 @@
+//! The lab: real hosts on one machine, and the tests that use it.

@@ -1,0 +1,1 @@
+//! k3s on a host: binary, unit, environment, start, readiness, etcd.

@@ -1,0 +1,1 @@
+//! The floating address: the wire, VRRP settings, health check, and their steps.

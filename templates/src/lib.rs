@@ -1,0 +1,1 @@
+//! Every file that smartup writes, as a template with a typed context.
