@@ -1,0 +1,80 @@
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::wait::Awaited;
+use crate::{Error, Event, Facts, Journal, Reporter, Result, SeLinux, Systemd};
+
+/// The host that steps work on, and what they need to do so.
+#[derive(Debug)]
+pub struct Host {
+    /// What smartup changed here.
+    pub journal: Journal,
+    /// systemd over D-Bus.
+    pub systemd: Systemd,
+    /// What the host was like when the run began.
+    pub facts: Facts,
+    /// Where events go.
+    pub reporter: Reporter,
+    /// Set when the user wants to stop: the step under way ends, nothing new starts.
+    pub stop: CancellationToken,
+    /// When waiting ends.
+    pub deadline: Instant,
+}
+
+impl Host {
+    /// Where smartup keeps what it must not forget.
+    pub const STATE: &'static str = "/var/lib/smartup";
+
+    /// Looks at the host and connects to systemd. Changes nothing.
+    ///
+    /// # Errors
+    /// When the system bus does not answer, `ip` cannot be run, or the journal cannot be read.
+    pub async fn open(reporter: Reporter, stop: CancellationToken, timeout: Duration) -> Result<Self> {
+        Ok(Self {
+            journal: Journal::open(PathBuf::from(Self::STATE).join("journal.jsonl"))?,
+            systemd: Systemd::connect().await?,
+            facts: Facts::gather().await?,
+            reporter,
+            stop,
+            deadline: Instant::now() + timeout,
+        })
+    }
+
+    /// Whether SELinux enforces, so that contexts of written files must be restored.
+    pub fn selinux(&self) -> SeLinux {
+        self.facts.selinux
+    }
+
+    /// Asks `probe` again and again, every 100 ms at most, until it answers, and says on the way what is missing.
+    ///
+    /// # Errors
+    /// What `probe` fails with; or, at the deadline, what was missing last; or that the user stopped it.
+    pub async fn wait_for<T, F>(&self, step: &str, awaited: &str, mut probe: F) -> Result<T>
+    where
+        F: AsyncFnMut() -> Result<Awaited<T>>,
+    {
+        let began = Instant::now();
+        let mut said = String::new();
+        loop {
+            let missing = match probe().await? {
+                Awaited::Done(value) => return Ok(value),
+                Awaited::Missing(what) => what,
+            };
+            if missing != said {
+                self.reporter.report(Event::Waiting { step: step.to_owned(), what: format!("{awaited}: {missing}") });
+                said = missing;
+            }
+            if self.stop.is_cancelled() {
+                return Err(Error::failed(format!("stopped while waiting for {awaited}: {said}"))
+                    .hint("run the same command again to go on; what is done stays done"));
+            }
+            if Instant::now() >= self.deadline {
+                return Err(Error::failed(format!("{awaited}: gave up after {} s: {said}", began.elapsed().as_secs()))
+                    .hint("run the same command again to go on waiting, or with a longer --timeout"));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}

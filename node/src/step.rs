@@ -1,0 +1,129 @@
+use std::time::Instant;
+
+use async_trait::async_trait;
+
+use crate::{Change, Context as _, Error, Event, Host, Outcome, Result};
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// As it should be.
+    Right,
+    /// What apply would change; never empty.
+    Differs(Vec<Change>),
+}
+
+impl State {
+    /// Right when nothing differs.
+    pub fn of(changes: Vec<Change>) -> Self {
+        if changes.is_empty() { Self::Right } else { Self::Differs(changes) }
+    }
+
+    /// Differs in one thing.
+    pub fn differs(what: impl Into<String>) -> Self {
+        Self::Differs(vec![Change::new(what)])
+    }
+}
+
+/// One thing that a host should be like.
+#[async_trait(?Send)]
+pub trait Step {
+    /// A short name, unique within a plan: `file /etc/sysctl.d/90-smartup.conf`.
+    fn name(&self) -> String;
+
+    /// Compares the host with how it should be. Changes nothing, and works as well where earlier steps have not been
+    /// applied (a dry run).
+    async fn check(&self, host: &Host) -> Result<State>;
+
+    /// Makes it so: writes to the journal first, then changes. Must be safe to run again after a crash in its middle.
+    async fn apply(&self, host: &Host) -> Result<()>;
+}
+
+/// Steps in their order.
+#[derive(Default)]
+pub struct Plan(pub Vec<Box<dyn Step>>);
+
+impl Plan {
+    /// Adds a step at the end.
+    pub fn push(&mut self, step: impl Step + 'static) {
+        self.0.push(Box::new(step));
+    }
+
+    /// Adds all steps of another plan at the end.
+    pub fn append(&mut self, other: Plan) {
+        self.0.extend(other.0);
+    }
+}
+
+/// Whether to change the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Check alone.
+    DryRun,
+    /// Check, apply, check again.
+    Apply,
+}
+
+/// What a run did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Steps that found all as it should be.
+    pub unchanged: usize,
+    /// Steps that changed something, or would have.
+    pub changed: usize,
+}
+
+/// Runs a plan from its beginning to its end, or to the first failure.
+///
+/// # Errors
+/// What the failing step says, named; or that a step's own second check was not satisfied; or that the user stopped it.
+pub async fn run_plan(plan: &Plan, host: &Host, mode: Mode) -> Result<Summary> {
+    let mut summary = Summary::default();
+    let total = plan.0.len();
+    for (n, step) in plan.0.iter().enumerate() {
+        if host.stop.is_cancelled() {
+            return Err(Error::failed(format!("stopped after {n} of {total} steps")).hint("run the same command again to go on"));
+        }
+        let name = step.name();
+        host.reporter.report(Event::StepStarted { step: name.clone(), index: n + 1, total });
+        let began = Instant::now();
+        let done = run_step(step.as_ref(), host, mode).await;
+        let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (outcome, changes) = match &done {
+            Ok((outcome, changes)) => (*outcome, changes.clone()),
+            Err(_) => (Outcome::Failed, Vec::new()),
+        };
+        host.reporter.report(Event::StepDone { step: name.clone(), outcome, changes, ms });
+        match done {
+            Ok((Outcome::Unchanged, _)) => summary.unchanged += 1,
+            Ok(_) => summary.changed += 1,
+            Err(e) => {
+                let kind = e.kind;
+                let hint = e.hint.clone();
+                let mut e = Err::<(), _>(e).context(format!("step '{name}'")).err().unwrap_or_else(|| Error::failed(name));
+                (e.kind, e.hint) = (kind, hint);
+                return Err(e);
+            }
+        }
+    }
+    Ok(summary)
+}
+
+async fn run_step(step: &dyn Step, host: &Host, mode: Mode) -> Result<(Outcome, Vec<Change>)> {
+    let changes = match step.check(host).await? {
+        State::Right => return Ok((Outcome::Unchanged, Vec::new())),
+        State::Differs(changes) => changes,
+    };
+    if mode == Mode::DryRun {
+        return Ok((Outcome::WouldChange, changes));
+    }
+    step.apply(host).await?;
+    match step.check(host).await? {
+        State::Right => Ok((Outcome::Changed, changes)),
+        State::Differs(left) => {
+            let left: Vec<_> = left.into_iter().map(|c| c.what).collect();
+            Err(Error::failed(format!("was applied but is still not as it should be: {}", left.join("; ")))
+                .hint("something else on this host changes it back; find out what does, then run again"))
+        }
+    }
+}

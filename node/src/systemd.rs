@@ -1,0 +1,327 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use zbus::{Connection, OwnedObjectPath, proxy};
+
+use crate::{Awaited, Change, Context as _, Error, Host, Result, State, Step, Undo, run};
+
+#[proxy(
+    interface = "org.freedesktop.systemd1.Manager",
+    default_service = "org.freedesktop.systemd1",
+    default_path = "/org/freedesktop/systemd1"
+)]
+trait Manager {
+    fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    fn get_unit_file_state(&self, name: &str) -> zbus::Result<String>;
+    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn reload_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+    fn enable_unit_files(&self, files: &[&str], runtime: bool, force: bool) -> zbus::Result<(bool, Vec<(String, String, String)>)>;
+    fn disable_unit_files(&self, files: &[&str], runtime: bool) -> zbus::Result<Vec<(String, String, String)>>;
+    fn reload(&self) -> zbus::Result<()>;
+}
+
+#[proxy(interface = "org.freedesktop.systemd1.Unit", default_service = "org.freedesktop.systemd1")]
+trait Unit {
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn load_state(&self) -> zbus::Result<String>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn active_state(&self) -> zbus::Result<String>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn sub_state(&self) -> zbus::Result<String>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn fragment_path(&self) -> zbus::Result<String>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn need_daemon_reload(&self) -> zbus::Result<bool>;
+}
+
+#[proxy(interface = "org.freedesktop.systemd1.Service", default_service = "org.freedesktop.systemd1")]
+trait Service {
+    #[zbus(property(emits_changed_signal = "false"), name = "NRestarts")]
+    fn n_restarts(&self) -> zbus::Result<u32>;
+    #[zbus(property(emits_changed_signal = "false"), name = "MainPID")]
+    fn main_pid(&self) -> zbus::Result<u32>;
+}
+
+/// systemd, over the system bus.
+#[derive(Debug, Clone)]
+pub struct Systemd {
+    bus: Connection,
+}
+
+/// What systemd says of a unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitState {
+    /// `loaded`, `not-found`, `masked`, `bad-setting`, …
+    pub load: String,
+    /// `active`, `activating`, `failed`, …
+    pub active: String,
+    /// The finer state: `running`, `auto-restart`, …
+    pub sub: String,
+    /// `enabled`, `disabled`, `static`, …; empty when there is no unit file.
+    pub file: String,
+    /// The unit file; None when there is none.
+    pub fragment: Option<PathBuf>,
+    /// Whether a file changed since systemd read it.
+    pub stale: bool,
+    /// How often systemd started it again by itself.
+    pub restarts: u32,
+    /// Its main process; 0 = none.
+    pub pid: u32,
+}
+
+impl UnitState {
+    /// Whether there is such a unit.
+    pub fn exists(&self) -> bool {
+        self.load != "not-found"
+    }
+
+    /// Whether it starts at boot.
+    pub fn enabled(&self) -> bool {
+        matches!(self.file.as_str(), "enabled" | "enabled-runtime" | "static" | "alias" | "linked")
+    }
+
+    /// Whether it runs, or is on its way: starting, or waiting to be started again.
+    pub fn running(&self) -> bool {
+        matches!(self.active.as_str(), "active" | "activating" | "reloading")
+    }
+}
+
+impl Systemd {
+    /// Connects to the system bus.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn connect() -> Result<Self> {
+        let bus = Connection::system()
+            .await
+            .context("cannot reach the system bus (D-Bus)")
+            .map_err(|e| e.hint("smartup needs a host that systemd runs, with dbus; run it as root on the host itself"))?;
+        Ok(Self { bus })
+    }
+
+    /// The connection, for other services on the same bus.
+    pub fn bus(&self) -> &Connection {
+        &self.bus
+    }
+
+    async fn manager(&self) -> Result<ManagerProxy<'_>> {
+        ManagerProxy::new(&self.bus).await.context("cannot reach systemd over D-Bus")
+    }
+
+    /// What systemd says of a unit; one that does not exist has the load state `not-found`.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub async fn unit(&self, name: &str) -> Result<UnitState> {
+        let manager = self.manager().await?;
+        let what = || format!("cannot read the state of {name}");
+        let path = manager.load_unit(name).await.context(what())?;
+        let unit = UnitProxy::builder(&self.bus).path(path.clone()).build().await.context(what())?;
+        let service = ServiceProxy::builder(&self.bus).path(path).build().await.context(what())?;
+        let fragment = unit.fragment_path().await.context(what())?;
+        let load = unit.load_state().await.context(what())?;
+        let (restarts, pid) = if Path::new(name).extension().is_some_and(|e| e == "service") && load == "loaded" {
+            (service.n_restarts().await.unwrap_or(0), service.main_pid().await.context(what())?)
+        } else {
+            (0, 0)
+        };
+        Ok(UnitState {
+            load,
+            active: unit.active_state().await.context(what())?,
+            sub: unit.sub_state().await.context(what())?,
+            file: manager.get_unit_file_state(name).await.unwrap_or_default(),
+            fragment: (!fragment.is_empty()).then(|| fragment.into()),
+            stale: unit.need_daemon_reload().await.context(what())?,
+            restarts,
+            pid,
+        })
+    }
+
+    /// Starts a unit without waiting for it (a joining k3s may take for ever).
+    ///
+    /// # Errors
+    /// When systemd refuses: no such unit, masked, a bad setting.
+    pub async fn start(&self, unit: &str) -> Result<()> {
+        let manager = self.manager().await?;
+        // a unit that failed too often in a row would be refused otherwise; it may also never have failed
+        let _ = manager.reset_failed_unit(unit).await;
+        manager.start_unit(unit, "replace").await.map(|_| ()).context(format!("cannot start {unit}"))
+    }
+
+    /// Restarts a unit without waiting for it.
+    ///
+    /// # Errors
+    /// When systemd refuses.
+    pub async fn restart(&self, unit: &str) -> Result<()> {
+        self.manager().await?.restart_unit(unit, "replace").await.map(|_| ()).context(format!("cannot restart {unit}"))
+    }
+
+    /// Makes a unit read its configuration again.
+    ///
+    /// # Errors
+    /// When systemd refuses.
+    pub async fn reload(&self, unit: &str) -> Result<()> {
+        self.manager().await?.reload_unit(unit, "replace").await.map(|_| ()).context(format!("cannot reload {unit}"))
+    }
+
+    /// Stops a unit and waits until it has stopped, a minute and a half at most (systemd kills it then).
+    ///
+    /// # Errors
+    /// When systemd refuses, or it still runs after 100 s.
+    pub async fn stop(&self, unit: &str) -> Result<()> {
+        self.manager().await?.stop_unit(unit, "replace").await.context(format!("cannot stop {unit}"))?;
+        let began = std::time::Instant::now();
+        while began.elapsed() < Duration::from_secs(100) {
+            let state = self.unit(unit).await?;
+            if matches!(state.active.as_str(), "inactive" | "failed") {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Err(Error::failed(format!("{unit} does not stop")).hint(format!("see what it does: systemctl status {unit}")))
+    }
+
+    /// Enables a unit at boot.
+    ///
+    /// # Errors
+    /// When systemd refuses.
+    pub async fn enable(&self, unit: &str) -> Result<()> {
+        let manager = self.manager().await?;
+        manager.enable_unit_files(&[unit], false, false).await.context(format!("cannot enable {unit}"))?;
+        manager.reload().await.context("cannot make systemd read its units again")
+    }
+
+    /// Disables a unit at boot.
+    ///
+    /// # Errors
+    /// When systemd refuses.
+    pub async fn disable(&self, unit: &str) -> Result<()> {
+        let manager = self.manager().await?;
+        manager.disable_unit_files(&[unit], false).await.context(format!("cannot disable {unit}"))?;
+        manager.reload().await.context("cannot make systemd read its units again")
+    }
+
+    /// Makes systemd read its unit files again.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn daemon_reload(&self) -> Result<()> {
+        self.manager().await?.reload().await.context("cannot make systemd read its units again")
+    }
+}
+
+/// The last lines that a unit wrote since it was last started, oldest first. Empty when the journal cannot be read.
+pub async fn last_lines(unit: &str, lines: usize) -> Vec<String> {
+    let n = lines.to_string();
+    match run("journalctl", &["--unit", unit, "--lines", &n, "--output", "cat", "--no-pager", "--quiet"], Duration::from_secs(10)).await {
+        Ok(out) if out.success() => out.stdout.lines().map(str::to_owned).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// What a running unit needs when a file that it reads has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnChange {
+    /// A restart.
+    Restart,
+    /// To read it again.
+    Reload,
+}
+
+/// A unit that should be enabled and run.
+#[derive(Debug, Clone)]
+pub struct UnitStep {
+    /// Its full name: `keepalived.service`.
+    pub unit: String,
+    /// What it needs when a file that it reads has changed.
+    pub on_change: OnChange,
+    /// Whether the step ends only when the unit is active; otherwise being on its way is enough.
+    pub wait: bool,
+}
+
+/// Marks that a file which `unit` reads is about to change. On a tmpfs: after a boot the unit has read the new one.
+/// Written before the change, so that a run that is killed in between is followed by one that tells the unit.
+pub(crate) fn mark_changed(unit: &str) -> Result<()> {
+    let mark = mark(unit);
+    let dir = mark.parent().unwrap_or(Path::new("/run"));
+    fs::create_dir_all(dir).and_then(|()| fs::write(&mark, "")).context(format!("cannot write {}", mark.display()))
+}
+
+fn mark(unit: &str) -> PathBuf {
+    Path::new("/run/smartup/changed").join(unit)
+}
+
+impl UnitStep {
+    fn settled(&self, state: &UnitState) -> bool {
+        if self.wait { state.active == "active" } else { state.running() }
+    }
+}
+
+#[async_trait(?Send)]
+impl Step for UnitStep {
+    fn name(&self) -> String {
+        format!("unit {}", self.unit)
+    }
+
+    async fn check(&self, host: &Host) -> Result<State> {
+        let state = host.systemd.unit(&self.unit).await?;
+        let mut changes = Vec::new();
+        if state.load == "masked" {
+            return Err(Error::refused(format!("{} is masked", self.unit)).hint(format!("systemctl unmask {}", self.unit)));
+        }
+        if !state.enabled() {
+            changes.push(Change::new(format!("enable {}", self.unit)));
+        }
+        if !state.running() {
+            changes.push(Change::new(format!("start {}", self.unit)));
+        } else if !self.settled(&state) {
+            changes.push(Change::new(format!("wait for {}", self.unit)));
+        } else if mark(&self.unit).exists() {
+            let verb = if self.on_change == OnChange::Restart { "restart" } else { "reload" };
+            changes.push(Change::new(format!("{verb} {}: its configuration changed", self.unit)));
+        }
+        Ok(State::of(changes))
+    }
+
+    async fn apply(&self, host: &Host) -> Result<()> {
+        let unit = self.unit.as_str();
+        let systemd = &host.systemd;
+        if systemd.unit(unit).await?.stale {
+            systemd.daemon_reload().await?;
+        }
+        let state = systemd.unit(unit).await?;
+        if !state.exists() {
+            return Err(Error::failed(format!("{unit} does not exist on this host")));
+        }
+        let before = Undo::Unit { unit: unit.to_owned(), enabled: state.enabled(), active: state.running() };
+        if !host.journal.entries().iter().any(|e| matches!(&e.undo, Undo::Unit { unit: u, .. } if u == unit)) {
+            host.journal.record(before)?;
+        }
+        if !state.enabled() {
+            systemd.enable(unit).await?;
+        }
+        match (state.running(), mark(unit).exists(), self.on_change) {
+            (false, _, _) => systemd.start(unit).await?,
+            (true, true, OnChange::Restart) => systemd.restart(unit).await?,
+            (true, true, OnChange::Reload) => systemd.reload(unit).await?,
+            (true, false, _) => {}
+        }
+        crate::remove_file(&mark(unit))?;
+        host.wait_for(&self.name(), unit, async || {
+            let state = systemd.unit(unit).await?;
+            match state.active.as_str() {
+                _ if self.settled(&state) => Ok(Awaited::Done(())),
+                "failed" => Err(Error::failed(format!("{unit} failed:\n{}", last_lines(unit, 10).await.join("\n")))
+                    .hint(format!("journalctl -u {unit} has all of it"))),
+                other => Ok(Awaited::missing(format!("{other} ({})", state.sub))),
+            }
+        })
+        .await
+    }
+}

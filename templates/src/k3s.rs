@@ -1,0 +1,1 @@
+//! k3s: units and settings of the host that it needs.

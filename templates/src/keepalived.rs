@@ -1,0 +1,1 @@
+//! keepalived: its configuration, health check and drop-ins.

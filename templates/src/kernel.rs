@@ -1,0 +1,1 @@
+//! The kernel: modules and settings.
