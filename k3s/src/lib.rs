@@ -1,1 +1,24 @@
-//! k3s on a host: binary, unit, environment, start, readiness, etcd.
+//! k3s on a host: its binary, unit and environment, how it is started and when it is ready, and how all of it is undone.
+
+mod api;
+mod binary;
+mod diagnose;
+mod env_file;
+mod flags;
+mod preflight;
+mod ready;
+mod remove;
+mod settings;
+mod steps;
+mod unit;
+
+pub use api::{JoinTarget, Joined};
+pub use binary::{Source, version_of};
+pub use diagnose::{Cause, diagnose};
+pub use env_file::EnvFile;
+pub use flags::Flags;
+pub use preflight::{PORTS_AGENT, preflight};
+pub use ready::{ApiReady, NodeInfo, client, nodes};
+pub use remove::undo;
+pub use settings::{Runtime, Settings, paths};
+pub use steps::plan;

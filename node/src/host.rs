@@ -47,6 +47,11 @@ impl Host {
         self.facts.selinux
     }
 
+    /// Says what a step waits for.
+    pub fn waiting(&self, step: &str, what: impl Into<String>) {
+        self.reporter.report(Event::Waiting { step: step.to_owned(), what: what.into() });
+    }
+
     /// Asks `probe` again and again, every 100 ms at most, until it answers, and says on the way what is missing.
     ///
     /// # Errors
@@ -63,7 +68,7 @@ impl Host {
                 Awaited::Missing(what) => what,
             };
             if missing != said {
-                self.reporter.report(Event::Waiting { step: step.to_owned(), what: format!("{awaited}: {missing}") });
+                self.waiting(step, format!("{awaited}: {missing}"));
                 said = missing;
             }
             if self.stop.is_cancelled() {

@@ -37,6 +37,15 @@ pub enum Undo {
         /// SHA-256 of what was written: anything else found there later is somebody's edit.
         after: String,
     },
+    /// A large file was installed.
+    Installed {
+        /// Where.
+        path: PathBuf,
+        /// Where the one before is kept; None = there was none.
+        kept: Option<PathBuf>,
+        /// SHA-256 of what was installed.
+        after: String,
+    },
     /// A folder was made.
     Folder {
         /// Where.
@@ -118,7 +127,7 @@ impl Journal {
 
     /// Whether smartup wrote this file.
     pub fn wrote(&self, path: &Path) -> bool {
-        self.entries().iter().any(|e| matches!(&e.undo, Undo::File { path: p, .. } if p == path))
+        self.entries().iter().any(|e| matches!(&e.undo, Undo::File { path: p, .. } | Undo::Installed { path: p, .. } if p == path))
     }
 
     /// Writes down a change that is about to be made, and returns when it is on the disk. What is already there word for
@@ -197,8 +206,12 @@ fn parse(text: &[u8], path: &Path) -> Result<Vec<Entry>> {
 
 /// SHA-256 as the journal writes it.
 pub(crate) fn sha256(content: &[u8]) -> String {
+    hex(&Sha256::digest(content))
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    Sha256::digest(content).iter().fold(String::new(), |mut s, b| {
+    bytes.iter().fold(String::new(), |mut s, b| {
         let _ = write!(s, "{b:02x}");
         s
     })

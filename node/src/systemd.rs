@@ -216,10 +216,14 @@ impl Systemd {
     }
 }
 
-/// The last lines that a unit wrote since it was last started, oldest first. Empty when the journal cannot be read.
-pub async fn last_lines(unit: &str, lines: usize) -> Vec<String> {
-    let n = lines.to_string();
-    match run("journalctl", &["--unit", unit, "--lines", &n, "--output", "cat", "--no-pager", "--quiet"], Duration::from_secs(10)).await {
+/// The last lines that a unit wrote, after `since` if given, oldest first. Empty when the journal cannot be read.
+pub async fn last_lines(unit: &str, lines: usize, since: Option<jiff::Timestamp>) -> Vec<String> {
+    let mut args: Vec<String> = ["--unit", unit, "--output", "cat", "--no-pager", "--quiet", "--lines"].map(str::to_owned).into();
+    args.push(lines.to_string());
+    if let Some(since) = since {
+        args.push(format!("--since=@{}", since.as_second()));
+    }
+    match run("journalctl", &args, Duration::from_secs(10)).await {
         Ok(out) if out.success() => out.stdout.lines().map(str::to_owned).collect(),
         _ => Vec::new(),
     }
@@ -317,7 +321,7 @@ impl Step for UnitStep {
             let state = systemd.unit(unit).await?;
             match state.active.as_str() {
                 _ if self.settled(&state) => Ok(Awaited::Done(())),
-                "failed" => Err(Error::failed(format!("{unit} failed:\n{}", last_lines(unit, 10).await.join("\n")))
+                "failed" => Err(Error::failed(format!("{unit} failed:\n{}", last_lines(unit, 10, None).await.join("\n")))
                     .hint(format!("journalctl -u {unit} has all of it"))),
                 other => Ok(Awaited::missing(format!("{other} ({})", state.sub))),
             }

@@ -1,9 +1,10 @@
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::install::{copy, hash};
 use crate::journal::sha256;
 use crate::kernel::sysctl_path;
 use crate::{Context as _, FileState, Host, Result, Undo, read_optional, remove_file, run, selinux, write_atomically};
@@ -69,6 +70,7 @@ where
                 }
                 one
             }
+            Undo::Installed { path, kept, after } => undo_installed(host, path, kept.as_deref(), after).await?,
             Undo::Folder { path } => undo_folder(path)?,
             Undo::Unit { unit, enabled, active } => undo_unit(host, unit, *enabled, *active).await?,
             Undo::Sysctl { key, before } => undo_sysctl(key, before)?,
@@ -86,6 +88,10 @@ where
         done.push(one);
     }
     host.systemd.daemon_reload().await?;
+    let kept = Path::new(Host::STATE).join("kept");
+    if kept.exists() {
+        fs::remove_dir_all(&kept).context(format!("cannot remove {}", kept.display()))?;
+    }
     host.journal.clear()?;
     Ok(done)
 }
@@ -111,6 +117,25 @@ async fn undo_file(host: &Host, path: &Path, before: Option<&FileState>, after: 
             Ok(Undone::back(format!("file {shown} restored")))
         }
     }
+}
+
+async fn undo_installed(host: &Host, path: &Path, kept: Option<&Path>, after: &str) -> Result<Undone> {
+    let shown = path.display();
+    match hash(path) {
+        Ok(now) if now == after => {}
+        Ok(_) if kept.is_none_or(|k| !k.exists()) => return Ok(Undone::kept(format!("file {shown} was replaced since and is kept"))),
+        Ok(_) => return Ok(Undone::gone(format!("file {shown}"))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Undone::gone(format!("file {shown}"))),
+        Err(e) => return Err(e).context(format!("cannot read {shown}")),
+    }
+    let Some(kept) = kept else {
+        remove_file(path)?;
+        return Ok(Undone::back(format!("file {shown} removed")));
+    };
+    let mode = fs::metadata(kept).context(format!("cannot read {}", kept.display()))?.permissions().mode();
+    copy(kept, path, mode & 0o7777).context(format!("cannot restore {shown}"))?;
+    selinux::restore(host.selinux(), path).await?;
+    Ok(Undone::back(format!("file {shown} restored")))
 }
 
 fn undo_folder(path: &PathBuf) -> Result<Undone> {

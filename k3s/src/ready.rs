@@ -1,0 +1,214 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use cluster::Role;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Api, ListParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use node::{Awaited, Context as _, Error, Host, Result, State, Step, last_lines};
+use serde::Serialize;
+
+use crate::diagnose;
+use crate::settings::{Settings, paths};
+
+/// A client for the API from a kubeconfig on this host; through another address (the VIP) if one is given.
+///
+/// # Errors
+/// When the kubeconfig is not there or cannot be used.
+pub async fn client(kubeconfig: &Path, url: Option<&str>) -> Result<Client> {
+    let what = || format!("cannot use {}", kubeconfig.display());
+    let file = Kubeconfig::read_from(kubeconfig).context(what())?;
+    let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.context(what())?;
+    if let Some(url) = url {
+        config.cluster_url = url.parse().context(what())?;
+    }
+    config.connect_timeout = Some(Duration::from_secs(2));
+    config.read_timeout = Some(Duration::from_secs(5));
+    config.default_retry = false;
+    config.proxy_url = None;
+    Client::try_from(config).context(what())
+}
+
+/// A node as `status` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NodeInfo {
+    /// Its name.
+    pub name: String,
+    /// Server or agent.
+    pub role: Role,
+    /// `True`, `False` or `Unknown`, as its condition says.
+    pub ready: String,
+    /// Why it is not ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The kubelet's version.
+    pub version: String,
+    /// Its own address.
+    pub address: String,
+    /// Whether new pods are kept off it.
+    pub cordoned: bool,
+}
+
+impl NodeInfo {
+    fn of(node: &Node) -> Self {
+        let labels = node.metadata.labels.as_ref();
+        let server = |l: &BTreeMap<String, String>| {
+            ["control-plane", "master", "etcd"].iter().any(|r| l.contains_key(&format!("node-role.kubernetes.io/{r}")))
+        };
+        let status = node.status.as_ref();
+        let ready = status.and_then(|s| s.conditions.as_ref()?.iter().find(|c| c.type_ == "Ready"));
+        Self {
+            name: node.metadata.name.clone().unwrap_or_default(),
+            role: if labels.is_some_and(server) { Role::Server } else { Role::Agent },
+            ready: ready.map_or_else(|| "Unknown".into(), |c| c.status.clone()),
+            reason: ready.filter(|c| c.status != "True").and_then(|c| c.message.clone()),
+            version: status.and_then(|s| s.node_info.as_ref()).map(|i| i.kubelet_version.clone()).unwrap_or_default(),
+            address: status
+                .and_then(|s| s.addresses.as_ref()?.iter().find(|a| a.type_ == "InternalIP"))
+                .map(|a| a.address.clone())
+                .unwrap_or_default(),
+            cordoned: node.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false),
+        }
+    }
+}
+
+/// All nodes, servers first, by name.
+///
+/// # Errors
+/// When the API does not answer or refuses.
+pub async fn nodes(client: &Client) -> Result<Vec<NodeInfo>> {
+    let list = Api::<Node>::all(client.clone()).list(&ListParams::default()).await.context("cannot list the nodes")?;
+    let mut nodes: Vec<NodeInfo> = list.items.iter().map(NodeInfo::of).collect();
+    nodes.sort_by(|a, b| (a.role == Role::Agent, &a.name).cmp(&(b.role == Role::Agent, &b.name)));
+    Ok(nodes)
+}
+
+/// Asks one endpoint of the API and takes only 200 for an answer.
+async fn get_ok(client: &Client, path: &str) -> Result<()> {
+    let request = http::Request::get(path).body(Vec::new()).context("cannot make a request")?;
+    client.request_text(request).await.map(|_| ()).context(format!("{path} does not answer ok"))
+}
+
+/// Watches a unit on its way: what k3s's log tells while it does not come up.
+struct Watch<'a> {
+    host: &'a Host,
+    unit: String,
+    since: jiff::Timestamp,
+    began: Instant,
+}
+
+/// A cause that k3s does not exit for (an agent tries for ever) is believed after this.
+const BELIEVED_AFTER: Duration = Duration::from_secs(10);
+
+impl<'a> Watch<'a> {
+    fn new(host: &'a Host, role: Role) -> Self {
+        Self { host, unit: paths::unit(role), since: jiff::Timestamp::now(), began: Instant::now() }
+    }
+
+    /// What to show beside what is awaited.
+    ///
+    /// # Errors
+    /// When k3s has said that it cannot start, or systemd has given up.
+    async fn look(&self) -> Result<String> {
+        let state = self.host.systemd.unit(&self.unit).await?;
+        if state.active == "active" {
+            return Ok(String::new());
+        }
+        let died = state.sub == "auto-restart" || state.active == "failed";
+        let late = self.began.elapsed() > BELIEVED_AFTER;
+        let cause = if died || late { diagnose(&last_lines(&self.unit, 40, Some(self.since)).await) } else { None };
+        match cause {
+            Some(cause) if !cause.passes => Err(Error::failed(format!("{} does not start: {}", self.unit, cause.what)).hint(cause.fix)),
+            Some(cause) => Ok(format!(" ({}; systemd tries again)", cause.what)),
+            None if state.active == "failed" || state.active == "inactive" => {
+                let lines = last_lines(&self.unit, 15, None).await.join("\n  ");
+                Err(Error::failed(format!("{} has ended; its last lines:\n  {lines}", self.unit))
+                    .hint(format!("journalctl -u {} has all of it", self.unit)))
+            }
+            None => Ok(format!(" ({} {}, {} restarts)", self.unit, state.sub, state.restarts)),
+        }
+    }
+
+    /// Adds k3s's last lines to what a wait gave up with.
+    async fn explain(&self, error: Error) -> Error {
+        let lines = last_lines(&self.unit, 10, None).await.join("\n  ");
+        let (kind, hint) = (error.kind, error.hint.clone());
+        let mut e = Error::failed(format!("{}\n  the last lines of {}:\n  {lines}", error.what, self.unit));
+        (e.kind, e.hint) = (kind, hint);
+        e
+    }
+}
+
+/// The API answers and this host's node is Ready: on a server from its own API and through the VIP, on an agent through
+/// what the kubelet uses.
+pub struct ApiReady {
+    /// How k3s is set up here.
+    pub settings: Settings,
+}
+
+impl ApiReady {
+    async fn missing(&self, host: &Host) -> Result<Option<String>> {
+        let kubeconfig = Path::new(match self.settings.role {
+            Role::Server => paths::KUBECONFIG,
+            Role::Agent => paths::KUBELET_CONFIG,
+        });
+        if !kubeconfig.exists() {
+            return Ok(Some(format!("k3s has not written {} yet", kubeconfig.display())));
+        }
+        let Ok(client) = client(kubeconfig, None).await else { return Ok(Some(format!("{} is not whole yet", kubeconfig.display()))) };
+        if self.settings.role == Role::Server
+            && let Err(e) = get_ok(&client, "/readyz").await
+        {
+            return Ok(Some(format!("the API on this host is not ready: {}", last_cause(&e))));
+        }
+        let name = host.facts.node_name()?;
+        let node = match Api::<Node>::all(client).get_opt(name.as_str()).await {
+            Ok(Some(node)) => NodeInfo::of(&node),
+            Ok(None) => return Ok(Some(format!("node {name} is not registered"))),
+            Err(e) => return Ok(Some(format!("node {name} cannot be read: {e}"))),
+        };
+        if node.ready != "True" {
+            return Ok(Some(format!("node {name} is not Ready: {}", node.reason.unwrap_or_else(|| "it has not said why".into()))));
+        }
+        if self.settings.role == Role::Server {
+            let through = self::client(kubeconfig, Some(&self.settings.url())).await?;
+            if let Err(e) = get_ok(&through, "/readyz").await {
+                return Ok(Some(format!("the API does not answer through the VIP: {}", last_cause(&e))));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The innermost cause, which says most in a line.
+fn last_cause(e: &Error) -> String {
+    e.chain().rsplit(": ").next().unwrap_or_default().to_owned()
+}
+
+#[async_trait(?Send)]
+impl Step for ApiReady {
+    fn name(&self) -> String {
+        "cluster ready".into()
+    }
+
+    async fn check(&self, host: &Host) -> Result<State> {
+        Ok(self.missing(host).await?.map_or(State::Right, |m| State::differs(format!("wait: {m}"))))
+    }
+
+    async fn apply(&self, host: &Host) -> Result<()> {
+        let watch = Watch::new(host, self.settings.role);
+        let awaited = host
+            .wait_for(&self.name(), "waiting", async || match self.missing(host).await? {
+                None => Ok(Awaited::Done(())),
+                Some(what) => Ok(Awaited::missing(what + &watch.look().await?)),
+            })
+            .await;
+        match awaited {
+            Err(e) if e.what.contains("gave up") => Err(watch.explain(e).await),
+            other => other,
+        }
+    }
+}

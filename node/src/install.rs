@@ -1,0 +1,120 @@
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::files::sync_dir;
+use crate::{Context as _, Host, Result, Undo, selinux, systemd};
+
+/// Puts a large file in place: copied beside its target, synced (a database's fsync soon after would pay for it
+/// otherwise), renamed. One that was there before is kept in smartup's own folder until a reset.
+///
+/// # Errors
+/// When the source cannot be read or the target not be written; the old one is then still there.
+pub async fn install(host: &Host, source: &Path, target: &Path, mode: u32, read_by: &str) -> Result<()> {
+    let what = || format!("cannot install {} as {}", source.display(), target.display());
+    let after = hash(source).context(what())?;
+    let before = match hash(target) {
+        Ok(sum) => Some(sum),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Err(e) => return Err(e).context(what()),
+    };
+    let kept = before.map(|sum| PathBuf::from(Host::STATE).join("kept").join(sum));
+    host.journal.record(Undo::Installed { path: target.to_owned(), kept: kept.clone(), after })?;
+    if let Some(kept) = kept
+        && !kept.exists()
+    {
+        fs::create_dir_all(kept.parent().unwrap_or(Path::new(Host::STATE))).context(what())?;
+        copy(target, &kept, fs::metadata(target).context(what())?.permissions().mode()).context(what())?;
+    }
+    systemd::mark_changed(read_by)?;
+    copy(source, target, mode).context(what())?;
+    selinux::restore(host.selinux(), target).await
+}
+
+/// Whether two files hold the same bytes; one that does not exist is like nothing.
+///
+/// # Errors
+/// When one is there and cannot be read.
+pub fn same_content(a: &Path, b: &Path) -> Result<bool> {
+    let what = || format!("cannot compare {} with {}", a.display(), b.display());
+    let size = |p: &Path| match fs::metadata(p) {
+        Ok(m) => Ok(Some(m.len())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    };
+    match (size(a).context(what())?, size(b).context(what())?) {
+        (Some(m), Some(n)) if m == n => same_bytes(File::open(a).context(what())?, File::open(b).context(what())?).context(what()),
+        _ => Ok(false),
+    }
+}
+
+fn same_bytes(mut a: File, mut b: File) -> std::io::Result<bool> {
+    let (mut of_a, mut of_b) = (vec![0; 1 << 18], vec![0; 1 << 18]);
+    loop {
+        let n = fill(&mut a, &mut of_a)?;
+        if n != fill(&mut b, &mut of_b)? || of_a[..n] != of_b[..n] {
+            return Ok(false);
+        }
+        if n == 0 {
+            return Ok(true);
+        }
+    }
+}
+
+fn fill(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut n = 0;
+    while n < buffer.len() {
+        match file.read(&mut buffer[n..])? {
+            0 => break,
+            more => n += more,
+        }
+    }
+    Ok(n)
+}
+
+/// SHA-256 of a file of any size.
+pub(crate) fn hash(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut sum = Sha256::new();
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(crate::journal::hex(&sum.finalize())),
+            n => sum.update(&buffer[..n]),
+        }
+    }
+}
+
+/// Copies a file atomically.
+pub(crate) fn copy(source: &Path, target: &Path, mode: u32) -> std::io::Result<()> {
+    let dir = target.parent().unwrap_or(Path::new("/"));
+    let mut tmp = tempfile::Builder::new().prefix(".smartup-").tempfile_in(dir)?;
+    std::io::copy(&mut File::open(source)?, tmp.as_file_mut())?;
+    tmp.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
+    tmp.as_file().sync_all()?;
+    tmp.persist(target).map_err(|e| e.error)?;
+    sync_dir(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compares_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        fs::write(&a, vec![7; 600_000]).unwrap();
+        assert!(!same_content(&a, &b).unwrap());
+        copy(&a, &b, 0o755).unwrap();
+        assert!(same_content(&a, &b).unwrap());
+        assert_eq!(hash(&a).unwrap(), hash(&b).unwrap());
+        let mut other = vec![7; 600_000];
+        other[599_999] = 8;
+        fs::write(&b, other).unwrap();
+        assert!(!same_content(&a, &b).unwrap());
+    }
+}
