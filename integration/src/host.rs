@@ -139,6 +139,11 @@ impl Host {
         self.plan.address().v6
     }
 
+    /// Where its disk is, and what it is made of.
+    pub(crate) fn disk(&self) -> (&Site, &HostPlan) {
+        (&self.site, &self.plan)
+    }
+
     fn group(&self, part: &str) -> PathBuf {
         self.groups.host(&self.site.id, &self.name).join(part)
     }

@@ -26,6 +26,7 @@ mod random;
 mod recipe;
 mod run;
 mod site;
+pub mod snapshot;
 
 pub use host::{Host, Outcome, Probe, Running, exit_code};
 pub use lab::{Lab, LabSpec};
