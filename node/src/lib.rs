@@ -21,6 +21,7 @@ mod step;
 mod systemd;
 mod undo;
 mod wait;
+mod written;
 
 pub use command::{Output, run};
 pub use error::{Context, Error, Kind, Result};
@@ -38,3 +39,4 @@ pub use step::{Mode, Plan, State, Step, Summary, run_plan};
 pub use systemd::{OnChange, Systemd, UnitState, UnitStep, last_lines};
 pub use undo::{Undone, UndoneHow, undo};
 pub use wait::Awaited;
+pub use written::{FileStands, WrittenFile, written_files};

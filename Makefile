@@ -1,0 +1,43 @@
+# What there is to do; each target installs what it needs from Debian's packages.
+STATIC := x86_64-unknown-linux-gnu
+BINARY := target/$(STATIC)/release/smartup
+
+.PHONY: all setup build test lint unit lab-test demo bench deny clean-lab
+
+all: $(BINARY)
+
+# glibc linked in: the binary runs on any distribution; names are resolved without glibc's NSS
+$(BINARY): FORCE
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --target $(STATIC) -p smartup
+FORCE:
+
+setup:
+	integration/setup
+
+# the programs that the lab's hosts run
+build:
+	cargo build -p smartup -p lab-k3s -p integration
+
+test: setup lint unit lab-test
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+unit:
+	cargo test --workspace --exclude integration
+
+lab-test: build
+	cargo test -p integration
+
+demo: setup build
+	integration/demo $(if $(KEEP),--keep)
+
+bench: setup build $(BINARY)
+	cargo run -q -p integration --bin bench
+
+deny:
+	cargo deny check bans licenses sources
+
+clean-lab: build
+	target/debug/lab gc

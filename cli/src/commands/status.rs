@@ -1,0 +1,263 @@
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use cluster::Role;
+use firewall::RuleState;
+use k3s::NodeInfo;
+use node::{Error, FileStands, Host, Reporter, Result, WrittenFile, written_files};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::Format;
+use crate::membership::{Membership, SavedVrrp};
+use crate::output;
+use crate::setup::stop_on_signal;
+
+/// Show the cluster and this host's part in it
+///
+/// The nodes, who holds the floating address, whether the API answers through it, etcd's members and their health, and how
+/// this host's units, firewall rules and files stand. What cannot be found out is said to be unknown.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  smartup status\n  smartup status --watch\n  smartup status -o json | jq .nodes")]
+pub struct Status {
+    /// How it is printed
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+    /// Show it again every two seconds until interrupted
+    #[arg(long)]
+    watch: bool,
+}
+
+/// All of it, as `-o json` prints it.
+#[derive(Debug, Serialize)]
+struct Report {
+    host: ThisHost,
+    vip: VipState,
+    api: ApiState,
+    nodes: Known<Vec<NodeInfo>>,
+    etcd: Known<Vec<k3s::MemberState>>,
+}
+
+/// What was found out, or why not.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Known<T> {
+    Yes(T),
+    No { unknown: String },
+}
+
+impl<T> Known<T> {
+    fn of(result: Result<T>) -> Self {
+        result.map_or_else(|e| Self::No { unknown: e.chain() }, Self::Yes)
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct ThisHost {
+    name: String,
+    role: Role,
+    address: std::net::IpAddr,
+    units: Vec<UnitReport>,
+    files: Vec<WrittenFile>,
+    firewall: Known<Vec<RuleReport>>,
+}
+
+#[derive(Debug, Serialize)]
+struct UnitReport {
+    unit: String,
+    active: String,
+    sub: String,
+    enabled: bool,
+    restarts: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct RuleReport {
+    rule: String,
+    zone: Option<String>,
+    runtime: Option<bool>,
+    permanent: Option<bool>,
+}
+
+#[derive(Debug, Serialize)]
+struct VipState {
+    address: String,
+    /// Whether this host has it.
+    here: bool,
+    /// The address of the host that says it has it; None = nobody was heard.
+    holder: Known<Option<std::net::IpAddr>>,
+    /// Its node's name.
+    node: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct ApiState {
+    url: String,
+    /// Whether it answers through the VIP.
+    answers: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why_not: Option<String>,
+}
+
+impl Status {
+    pub async fn run(self) -> Result<ExitCode> {
+        let stop = stop_on_signal()?;
+        loop {
+            let report = look(stop.clone()).await?;
+            if self.watch && self.output == Format::Table {
+                // to the top left, and clear the screen
+                print!("\x1b[H\x1b[2J");
+            }
+            output::print(&report, self.output, in_words)?;
+            if !self.watch {
+                return Ok(ExitCode::SUCCESS);
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
+                () = tokio::time::sleep(Duration::from_secs(2)) => {}
+            }
+        }
+    }
+}
+
+async fn look(stop: CancellationToken) -> Result<Report> {
+    let membership = Membership::load()?.ok_or_else(|| {
+        Error::failed("smartup has not set up this host").hint("smartup init --vip ADDR starts a cluster here, smartup join joins one")
+    })?;
+    let host = Host::open(Reporter::default(), stop, Duration::from_secs(30)).await?;
+    let settings = membership.vrrp.as_ref().map(SavedVrrp::vrrp).transpose()?;
+    let url = format!("https://{}:{}", membership.vip.url_host(), membership.port);
+    let kubeconfig = Path::new(if membership.role == Role::Server { k3s::paths::KUBECONFIG } else { k3s::paths::KUBELET_CONFIG });
+    let (nodes, api, etcd, firewall, holder) = tokio::join!(
+        async { k3s::nodes(&k3s::client(kubeconfig, None).await?).await },
+        k3s::answers(kubeconfig, &url, membership.role),
+        async {
+            match membership.role {
+                Role::Server => k3s::members().await,
+                Role::Agent => Err(Error::failed("etcd can be asked on a server only")),
+            }
+        },
+        rules(&host, &membership),
+        keepalived::holder(&membership.interface, membership.vip.addr(), settings.as_ref()),
+    );
+    let here = host.facts.has(membership.vip.addr());
+    let holder = if here { Ok(Some(membership.node_ip)) } else { holder };
+    let node = match (&holder, &nodes) {
+        (Ok(Some(addr)), Ok(nodes)) => nodes.iter().find(|n| n.address == addr.to_string()).map(|n| n.name.clone()),
+        _ => None,
+    };
+    let mut units = Vec::new();
+    for unit in [Some(k3s::paths::unit(membership.role)), membership.vrrp.as_ref().map(|_| "keepalived.service".into())].into_iter().flatten() {
+        let state = host.systemd.unit(&unit).await?;
+        let enabled = state.enabled();
+        units.push(UnitReport { unit, active: state.active, sub: state.sub, enabled, restarts: state.restarts });
+    }
+    Ok(Report {
+        host: ThisHost {
+            name: host.facts.hostname.clone(),
+            role: membership.role,
+            address: membership.node_ip,
+            units,
+            files: written_files(&host.journal)?,
+            firewall: Known::of(firewall),
+        },
+        vip: VipState { address: membership.vip.to_string(), here, holder: Known::of(holder), node },
+        api: match api {
+            Ok(()) => ApiState { url, answers: true, why_not: None },
+            Err(e) => ApiState { url, answers: false, why_not: Some(e.chain()) },
+        },
+        nodes: Known::of(nodes),
+        etcd: Known::of(etcd),
+    })
+}
+
+async fn rules(host: &Host, membership: &Membership) -> Result<Vec<RuleReport>> {
+    if !membership.firewall {
+        return Err(Error::failed("the firewall is not smartup's here (--no-firewall)"));
+    }
+    let rules = firewall::Rules {
+        role: membership.role,
+        port: membership.port,
+        interface: membership.interface.clone(),
+        trusted: membership.networks.clone(),
+    };
+    let report = |r: RuleState| RuleReport { rule: r.rule.to_string(), zone: r.zone, runtime: r.runtime, permanent: r.permanent };
+    Ok(firewall::state(host, &rules).await?.into_iter().map(report).collect())
+}
+
+fn in_words(report: &Report) -> String {
+    let Report { host, vip, api, nodes, etcd } = report;
+    let mut text = vec![match &api.why_not {
+        None => format!("API     {} answers", api.url),
+        Some(why) => format!("API     {} does NOT answer: {why}", api.url),
+    }];
+    text.push(match (&vip.holder, &vip.node) {
+        (Known::Yes(Some(_)), Some(node)) => format!("VIP     {} is held by {node}", vip.address),
+        (Known::Yes(Some(addr)), None) => format!("VIP     {} is held by {addr}", vip.address),
+        (Known::Yes(None), _) => format!("VIP     {} is held by NOBODY", vip.address),
+        (Known::No { unknown }, _) => format!("VIP     {}: the holder is unknown: {unknown}", vip.address),
+    });
+    text.push(String::new());
+    text.push(match nodes {
+        Known::No { unknown } => format!("NODES   unknown: {unknown}"),
+        Known::Yes(nodes) => output::table(&["node", "role", "ready", "version", "address"], nodes.iter().map(node_row).collect()),
+    });
+    match etcd {
+        Known::No { .. } if host.role == Role::Agent => {}
+        Known::No { unknown } => text.extend([String::new(), format!("ETCD    unknown: {unknown}")]),
+        Known::Yes(members) => {
+            let rows = members.iter().map(|m| vec![m.name.clone(), m.kind().into(), m.health(), m.address.clone()]).collect();
+            text.extend([String::new(), output::table(&["etcd member", "kind", "health", "address"], rows)]);
+        }
+    }
+    text.extend([String::new(), format!("THIS HOST   {} ({}, {})", host.name, host.role, host.address)]);
+    for unit in &host.units {
+        let boot = if unit.enabled { "starts at boot" } else { "does NOT start at boot" };
+        text.push(format!("  {:<20} {} ({}), {boot}, restarted {} times", unit.unit, unit.active, unit.sub, unit.restarts));
+    }
+    text.extend(files_in_words(&host.files));
+    text.extend(firewall_in_words(&host.firewall));
+    text.join("\n")
+}
+
+fn node_row(n: &NodeInfo) -> Vec<String> {
+    let ready = match (n.ready.as_str(), n.cordoned) {
+        ("True", false) => "yes".to_owned(),
+        ("True", true) => "yes, cordoned".to_owned(),
+        ("False", _) => format!("NO: {}", n.reason.as_deref().unwrap_or("it does not say why")),
+        _ => "unknown: the node does not report".to_owned(),
+    };
+    vec![n.name.clone(), n.role.to_string(), ready, n.version.clone(), n.address.clone()]
+}
+
+fn files_in_words(files: &[WrittenFile]) -> Vec<String> {
+    let right = files.iter().filter(|f| f.stands == FileStands::AsExpected).count();
+    let mut text = vec![format!("  files                {right} of {} as expected", files.len())];
+    text.extend(files.iter().filter(|f| f.stands != FileStands::AsExpected).map(|f| {
+        let word = if f.stands == FileStands::Edited { "edited " } else { "MISSING" };
+        format!("    {word} {}", f.path.display())
+    }));
+    text
+}
+
+fn firewall_in_words(firewall: &Known<Vec<RuleReport>>) -> Vec<String> {
+    let rules = match firewall {
+        Known::No { unknown } => return vec![format!("  firewall             unknown: {unknown}")],
+        Known::Yes(rules) => rules,
+    };
+    let right = rules.iter().filter(|r| r.runtime == Some(true) && r.permanent == Some(true)).count();
+    let mut text = vec![format!("  firewall             {right} of {} rules as expected", rules.len())];
+    for rule in rules {
+        let word = match (rule.runtime, rule.permanent) {
+            (Some(true), Some(true)) => continue,
+            (None, _) | (_, None) => "unknown (firewalld does not run)",
+            (Some(false), Some(true)) => "MISSING until the next reload",
+            (Some(true), Some(false)) => "MISSING after the next reload",
+            (Some(false), Some(false)) => "MISSING",
+        };
+        text.push(format!("    {word}: {}", rule.rule));
+    }
+    text
+}

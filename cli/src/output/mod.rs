@@ -1,0 +1,53 @@
+//! What users see: progress on stderr, data on stdout.
+
+mod progress;
+
+pub use progress::Progress;
+
+use comfy_table::{Table, presets};
+use node::{Error, Result};
+use serde::Serialize;
+
+use crate::commands::Format;
+
+/// Prints data on stdout; `table` makes the form for people.
+///
+/// # Errors
+/// When it cannot be written as JSON or YAML.
+pub fn print<T: Serialize>(data: &T, format: Format, table: impl FnOnce(&T) -> String) -> Result<()> {
+    let text = match format {
+        Format::Table => table(data),
+        Format::Json => serde_json::to_string_pretty(data).map_err(|e| Error::failed("cannot write JSON").because(e))?,
+        Format::Yaml => serde_saphyr::to_string(data).map_err(|e| Error::failed("cannot write YAML").because(e))?,
+    };
+    anstream::println!("{}", text.trim_end());
+    Ok(())
+}
+
+/// A table without lines, its head in capitals, as kubectl prints them.
+pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(head.iter().map(|h| h.to_uppercase()));
+    for row in rows {
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 3));
+    }
+    table.lines().map(|l| l.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_plain() {
+        let t = table(&["node", "ready"], vec![vec!["h1".into(), "yes".into()], vec!["node-2".into(), "no".into()]]);
+        insta::assert_snapshot!(t, @r"
+        NODE     READY
+        h1       yes
+        node-2   no
+        ");
+    }
+}
