@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use node::{Error, Host, Result};
+use zbus::proxy::CacheProperties;
 use zbus::{Connection, OwnedObjectPath, proxy};
 
 use crate::settings::{Service, Services, Settings, network, overlap};
@@ -123,9 +124,10 @@ impl<'a> Firewalld<'a> {
         let bus = host.systemd.bus();
         let what = "cannot reach firewalld over D-Bus";
         Ok(Self {
-            main: call(what, MainProxy::new(bus)).await?,
-            runtime: call(what, RuntimeProxy::new(bus)).await?,
-            config: call(what, ConfigProxy::new(bus)).await?,
+            // without a cache: it would ask for all properties, and listen to their changes
+            main: call(what, MainProxy::builder(bus).cache_properties(CacheProperties::No).build()).await?,
+            runtime: call(what, RuntimeProxy::builder(bus).cache_properties(CacheProperties::No).build()).await?,
+            config: call(what, ConfigProxy::builder(bus).cache_properties(CacheProperties::No).build()).await?,
             bus,
         })
     }
@@ -157,7 +159,7 @@ impl<'a> Firewalld<'a> {
     async fn permanent(&self, zone: &str) -> Result<PermanentProxy<'a>> {
         let what = format!("cannot read firewalld's zone {zone}");
         let path = call(&what, self.config.get_zone_by_name(zone)).await?;
-        let proxy = async { PermanentProxy::builder(self.bus).path(path).build().await };
+        let proxy = async { PermanentProxy::builder(self.bus).path(path).cache_properties(CacheProperties::No).build().await };
         call(&what, proxy).await
     }
 

@@ -15,6 +15,7 @@ mod ssh;
 mod state;
 mod steps;
 mod undo;
+mod zone_file;
 
 pub use preflight::preflight;
 pub use rule::{Ports, Protocol, Rule, Rules};

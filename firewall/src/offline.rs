@@ -23,7 +23,8 @@ fn answer(args: &[String], out: &Output) -> Result<String> {
     if out.success() {
         Ok(out.stdout.trim().to_owned())
     } else {
-        Err(Error::failed(format!("{PROGRAM} {} failed: {}", args.join(" "), out.tail(3))))
+        let what = format!("{PROGRAM} {} failed: {}", args.join(" "), out.tail(3));
+        Err(Error::failed(what).hint("firewalld would not start either; mend that first, or use --no-firewall"))
     }
 }
 

@@ -6,7 +6,7 @@ use node::{Awaited, Change, Error, Host, PackageStep, Plan, Result, State, Step,
 use crate::firewalld::{Do, Firewalld, In, UNIT};
 use crate::state::{RuleState, subnets};
 use crate::undo::Did;
-use crate::{Ports, Protocol, Rule, Rules, mask, offline, ssh};
+use crate::{Ports, Protocol, Rule, Rules, mask, offline, ssh, zone_file};
 
 const PACKAGE: &str = "firewalld";
 /// Where firewalld writes why it does not work; its unit keeps that out of the journal.
@@ -44,7 +44,7 @@ pub(crate) async fn situation(host: &Host) -> Result<Situation> {
         Situation::Runs
     } else if !offline::installed() {
         Situation::Absent
-    } else if (unit.load == "masked" && !mask::is_ours(host)?) || !(ours || unit.enabled()) {
+    } else if (unit.load == "masked" && !mask::is_ours(host)) || !(ours || unit.enabled()) {
         Situation::LeftAlone
     } else {
         Situation::WillStart
@@ -88,13 +88,15 @@ struct Start {
 impl Start {
     /// Lets ssh in in firewalld's files, while it does not run.
     async fn let_ssh_in(&self, host: &Host, ports: &BTreeSet<u16>) -> Result<()> {
-        let zones = BTreeSet::from([offline::zone_of(self.rules.interface.as_str()).await?, offline::default_zone().await?]);
+        let (own, other) = tokio::join!(offline::zone_of(self.rules.interface.as_str()), offline::default_zone());
+        let zones = BTreeSet::from([own?, other?]);
         for zone in &zones {
             for port in ports {
                 if !offline::lets_ssh_in(zone, *port).await? {
                     let rule = ssh_rule(*port);
                     // not in the runtime: there it goes with firewalld itself
                     let did = Did::Add { zone: zone.clone(), rule: rule.clone(), runtime: false, permanent: true };
+                    zone_file::remember(host, zone)?;
                     host.journal.record(did.undo()?)?;
                     offline::change(Do::Add, &rule, zone).await?;
                 }
@@ -250,6 +252,9 @@ async fn add(host: &Host, firewalld: &Firewalld<'_>, missing: Vec<RuleState>) ->
     for state in missing.into_iter().filter(RuleState::is_missing) {
         let RuleState { zone: Some(zone), rule, runtime, permanent } = state else { continue };
         let (runtime, permanent) = (runtime == Some(false), permanent == Some(false));
+        if permanent {
+            zone_file::remember(host, &zone)?;
+        }
         host.journal.record(Did::Add { zone: zone.clone(), rule: rule.clone(), runtime, permanent }.undo()?)?;
         if runtime {
             firewalld.change(Do::Add, &rule, &zone, In::Runtime).await?;

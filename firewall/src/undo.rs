@@ -2,7 +2,8 @@ use node::{Context as _, Host, Result, Undo, Undone};
 use serde::{Deserialize, Serialize};
 
 use crate::firewalld::{Do, Firewalld, In, UNIT};
-use crate::{Rule, mask, offline};
+use crate::zone_file::ZoneFiles;
+use crate::{Rule, mask, offline, zone_file};
 
 /// The name under which this crate's entries are in the journal ([`Undo::Other`]).
 pub const BY: &str = "firewall";
@@ -21,12 +22,22 @@ pub(crate) enum Did {
     },
     /// The unit was masked until ssh is let in.
     Mask,
+    /// A zone's files are about to be written by firewalld.
+    Zone(ZoneFiles),
 }
 
 impl Did {
     pub fn undo(&self) -> Result<Undo> {
         let data = serde_json::to_value(self).context("cannot write down a change of the firewall")?;
         Ok(Undo::Other { by: BY.to_owned(), data })
+    }
+
+    /// This crate's own among the journal's entries.
+    pub fn of(undo: &Undo) -> Option<Self> {
+        match undo {
+            Undo::Other { by, data } if by == BY => Self::deserialize(data).ok(),
+            _ => None,
+        }
     }
 }
 
@@ -53,5 +64,6 @@ pub async fn undo(host: &Host, data: &serde_json::Value) -> Result<Undone> {
             Ok(if gone { Undone::back(format!("{what} removed")) } else { Undone::gone(what) })
         }
         Did::Mask => mask::undo(host).await,
+        Did::Zone(files) => zone_file::undo(&files),
     }
 }
