@@ -20,13 +20,14 @@ pub struct LabSpec {
     plain: u8,
     k3s: bool,
     smartup: bool,
-    kept_as: Option<String>,
+    name: Option<String>,
+    kept: bool,
 }
 
 impl LabSpec {
     /// This many hosts (h1, h2, …) with keepalived and firewalld, k3s and smartup.
     pub fn hosts(count: u8) -> Self {
-        Self { full: count, plain: 0, k3s: true, smartup: true, kept_as: None }
+        Self { full: count, plain: 0, k3s: true, smartup: true, name: None, kept: false }
     }
 
     /// Further hosts, numbered after the others, without keepalived and firewalld; their apt can install both.
@@ -50,10 +51,17 @@ impl LabSpec {
         self
     }
 
-    /// A lab with a name, which stays until [`Lab::down`].
+    /// This id instead of a random one; up to 20 of a-z, 0-9 and `-`.
     #[must_use]
-    pub fn kept_as(mut self, name: &str) -> Self {
-        self.kept_as = Some(name.to_owned());
+    pub fn named(mut self, name: &str) -> Self {
+        self.name = Some(name.to_owned());
+        self
+    }
+
+    /// The lab stays when its owner ends, until [`Lab::down`].
+    #[must_use]
+    pub fn kept(mut self) -> Self {
+        self.kept = true;
         self
     }
 
@@ -88,18 +96,18 @@ impl Lab {
             programs.extend(programs::smartup()?);
         }
         gc::collect()?;
-        let (site, owner) = claim(spec.kept_as.as_deref(), &groups)?;
+        let (site, owner) = claim(spec.name.as_deref(), &groups)?;
         let mut lab = Self::over(site, &plan, groups, Some(owner));
         // From here on dropping `lab` cleans up, and the reaper does if there is no dropping.
         lab.build(&plan, &programs)?;
-        if spec.kept_as.is_some() {
+        if spec.kept {
             lab.site.write_plan(&Plan { kept: true, ..lab.site.plan()? })?;
             lab.owner = None;
         }
         Ok(lab)
     }
 
-    /// A kept lab that is up.
+    /// A lab that is up; it does not end with this value.
     pub fn open(name: &str) -> Result<Self> {
         let site = Site::new(&place::state(), name)?;
         ensure!(site.folder.exists(), "there is no lab {name:?}; hint: lab up 3 --name {name}");

@@ -153,7 +153,12 @@ pub(crate) fn cut(site: &Site, a: &str, b: &str, cut: bool) -> Result<()> {
 
 /// Loses this share of the host's packets, in both directions.
 pub(crate) fn lose(site: &Site, host: &str, percent: u8) -> Result<()> {
-    let rule = if percent == 0 { String::new() } else { format!("add rule bridge lab loss_{host} numgen random mod 100 < {percent} drop") };
+    let rule = match percent {
+        0 => String::new(),
+        // nft refuses a comparison that is always true.
+        100.. => format!("add rule bridge lab loss_{host} drop"),
+        percent => format!("add rule bridge lab loss_{host} numgen random mod 100 < {percent} drop"),
+    };
     nft(site, &format!("flush chain bridge lab loss_{host}\n{rule}\n"))
 }
 

@@ -182,6 +182,9 @@ fn joined<'a>(lines: impl Iterator<Item = &'a str>) -> String {
     lines.map(line).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
+/// What a unit is that systemd has not loaded.
+const IDLE: &str = ", inactive (dead)";
+
 fn units(files: &str, shown: &str) -> BTreeMap<String, String> {
     let passing = |name: &str| {
         let kinds = ["scope", "slice", "device", "mount", "automount", "swap"];
@@ -194,20 +197,22 @@ fn units(files: &str, shown: &str) -> BTreeMap<String, String> {
         if let (Some(name), Some(state)) = (words.next(), words.next())
             && !passing(name)
         {
-            units.insert(name.to_owned(), state.to_owned());
+            units.insert(name.to_owned(), format!("{state}{IDLE}"));
         }
     }
     for block in shown.split("\n\n") {
         let property = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         let Some(name) = property("Id").filter(|name| !passing(name)) else { continue };
-        let enabled = units.get(name).map_or("not installed", String::as_str);
-        let mut state = format!("{enabled}, {} ({})", property("ActiveState").unwrap_or("?"), property("SubState").unwrap_or("?"));
-        for (label, property) in [("pid", property("MainPID")), ("restarts", property("NRestarts"))] {
-            if let Some(value) = property {
+        // systemd loads and unloads what does nothing as it likes, also what is only referred to.
+        let Some(state) = units.get_mut(name) else { continue };
+        let value = |name: &str| property(name).filter(|value| *value != "0");
+        state.truncate(state.len() - IDLE.len());
+        state.extend([", ", property("ActiveState").unwrap_or("?"), " (", property("SubState").unwrap_or("?"), ")"]);
+        for (label, value) in [("pid", value("MainPID")), ("restarts", value("NRestarts"))] {
+            if let Some(value) = value {
                 state.extend([", ", label, " ", value]);
             }
         }
-        units.insert(name.to_owned(), state);
     }
     units
 }
@@ -332,8 +337,8 @@ mod tests {
         let files = "ssh.service enabled enabled\nkeepalived.service disabled enabled\nsession-1.scope transient -\n";
         let shown = "Id=ssh.service\nActiveState=active\nSubState=running\nMainPID=7\nNRestarts=0\n\nId=init.scope\nActiveState=active\n";
         let units = units(files, shown);
-        assert_eq!(units["ssh.service"], "enabled, active (running), pid 7, restarts 0");
-        assert_eq!(units["keepalived.service"], "disabled");
+        assert_eq!(units["ssh.service"], "enabled, active (running), pid 7");
+        assert_eq!(units["keepalived.service"], "disabled, inactive (dead)");
         assert_eq!(units.len(), 2);
     }
 }

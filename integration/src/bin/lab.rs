@@ -1,9 +1,9 @@
 //! `lab`: real hosts on one machine, by hand.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use integration::{Lab, LabSpec, gc, keeper};
 
@@ -12,7 +12,7 @@ use integration::{Lab, LabSpec, gc, keeper};
 #[command(name = "lab", after_help = "Example:\n  lab up 3\n  lab exec h1 -- systemctl status\n  lab cut-power h1\n  lab down")]
 struct Cli {
     /// The lab's name.
-    #[arg(long, global = true, default_value = "lab")]
+    #[arg(long, global = true, env = "SMARTUP_LAB_NAME", default_value = "lab")]
     name: String,
     #[command(subcommand)]
     command: Cmd,
@@ -22,6 +22,14 @@ struct Cli {
 enum Cmd {
     /// Boot a lab; it stays until `down`.
     Up(Up),
+    /// Boot a lab for as long as a command runs; `SMARTUP_LAB_NAME` tells the command its name.
+    With {
+        #[command(flatten)]
+        up: Up,
+        /// The command and its arguments.
+        #[arg(required = true, last = true)]
+        argv: Vec<String>,
+    },
     /// Run a command in a host.
     Exec {
         /// h1, h2, …
@@ -100,9 +108,25 @@ struct Up {
     /// Further hosts without them, which can install them with apt.
     #[arg(long, default_value_t = 0)]
     plain: u8,
+    /// No k3s in the hosts, and nothing that it needs.
+    #[arg(long)]
+    no_k3s: bool,
     /// Neither k3s nor smartup in the hosts.
     #[arg(long)]
     bare: bool,
+}
+
+impl Up {
+    fn spec(&self) -> LabSpec {
+        let mut spec = LabSpec::hosts(self.hosts).plain_hosts(self.plain);
+        if self.no_k3s || self.bare {
+            spec = spec.without_k3s();
+        }
+        if self.bare {
+            spec = spec.without_smartup();
+        }
+        spec
+    }
 }
 
 #[derive(Debug, Args)]
@@ -132,12 +156,13 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     let lab = || Lab::open(&cli.name);
     match cli.command {
-        Cmd::Up(up) => {
-            let mut spec = LabSpec::hosts(up.hosts).plain_hosts(up.plain).kept_as(&cli.name);
-            if up.bare {
-                spec = spec.without_k3s().without_smartup();
-            }
-            status(&Lab::up(&spec)?)?;
+        Cmd::Up(up) => status(&Lab::up(&up.spec().named(&cli.name).kept())?)?,
+        Cmd::With { up, argv } => {
+            let lab = Lab::up(&up.spec().named(&cli.name))?;
+            let (program, arguments) = argv.split_first().context("no command")?;
+            let ended = follow(Command::new(program).args(arguments).env("SMARTUP_LAB_NAME", lab.id()));
+            lab.down()?;
+            return ended;
         }
         Cmd::Exec { host, argv } => return follow(&mut lab()?.host(&host)?.command(argv)?),
         Cmd::Ssh { host, line } => return follow(&mut lab()?.host(&host)?.ssh_command(line)),
@@ -173,7 +198,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
 }
 
 /// Runs a command on our terminal, and ends as it does.
-fn follow(command: &mut std::process::Command) -> Result<ExitCode> {
+fn follow(command: &mut Command) -> Result<ExitCode> {
     let code = integration::exit_code(command.status()?);
     Ok(u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from))
 }
