@@ -18,7 +18,7 @@ pub use diagnose::{Cause, diagnose};
 pub use env_file::EnvFile;
 pub use flags::Flags;
 pub use preflight::{PORTS_AGENT, preflight};
-pub use ready::{ApiReady, NodeInfo, client, nodes};
+pub use ready::{ApiReady, NodeInfo, answers, client, nodes};
 pub use remove::undo;
 pub use settings::{Runtime, Settings, paths};
 pub use steps::plan;

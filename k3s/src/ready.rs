@@ -86,6 +86,15 @@ pub async fn nodes(client: &Client) -> Result<Vec<NodeInfo>> {
     Ok(nodes)
 }
 
+/// Whether the API answers at `url` (the VIP), with the certificate that names it.
+///
+/// # Errors
+/// Why it does not.
+pub async fn answers(kubeconfig: &Path, url: &str) -> Result<()> {
+    let client = client(kubeconfig, Some(url)).await?;
+    get_ok(&client, "/readyz").await.map_err(|e| Error::failed(last_cause(&e)))
+}
+
 /// Asks one endpoint of the API and takes only 200 for an answer.
 async fn get_ok(client: &Client, path: &str) -> Result<()> {
     let request = http::Request::get(path).body(Vec::new()).context("cannot make a request")?;

@@ -132,7 +132,7 @@ async fn look(stop: CancellationToken) -> Result<Report> {
     let kubeconfig = Path::new(if membership.role == Role::Server { k3s::paths::KUBECONFIG } else { k3s::paths::KUBELET_CONFIG });
     let (nodes, api, etcd, firewall, holder) = tokio::join!(
         async { k3s::nodes(&k3s::client(kubeconfig, None).await?).await },
-        k3s::answers(kubeconfig, &url, membership.role),
+        k3s::answers(kubeconfig, &url),
         async {
             match membership.role {
                 Role::Server => k3s::members().await,
