@@ -9,18 +9,18 @@ programs=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-pro
 work=$PWD
 source=$work/go/src/k8s.io/kubernetes # a real folder: the generator does not follow links
 
-apt-get -qq -y install --no-install-recommends golang-1.19-go golang-github-modern-go-reflect2-dev patch xz-utils > /dev/null
-
-# apt with lists of its own, so that the machine's sources of packages stay as they are.
-mkdir -p lists/partial parts debian "$source" "$out/usr/libexec/lab-kubernetes"
+# apt with lists of its own, and nothing installed: the machine stays as it is.
+mkdir -p lists/partial parts debian root "$source" "$out/usr/libexec/lab-kubernetes"
 if [ -e /etc/apt/sources.list.d/debian.sources ]; then
-  sed 's/^Types:.*/Types: deb-src/' /etc/apt/sources.list.d/debian.sources > parts/source.sources
+  sed 's/^Types:.*/Types: deb deb-src/' /etc/apt/sources.list.d/debian.sources > parts/debian.sources
 else
-  sed -n 's/^deb /deb-src /p' /etc/apt/sources.list > parts/source.list
+  sed -n 's/^deb /deb-src /p; /^deb /p' /etc/apt/sources.list > parts/debian.list
 fi
 apt=(apt-get -qq -o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$work/parts"
   -o "Dir::State::Lists=$work/lists" -o APT::Sandbox::User=root)
 "${apt[@]}" update
+"${apt[@]}" download golang-1.19-go golang-1.19-src golang-github-modern-go-reflect2-dev
+for package in *.deb; do dpkg-deb -x "$package" root; done
 "${apt[@]}" source --download-only kubernetes
 tar -xzf kubernetes_1.20.5*.orig.tar.gz --strip-components=1 -C "$source"
 tar -xJf kubernetes_1.20.5*.debian.tar.xz -C debian
@@ -33,9 +33,9 @@ done < "$work/debian/debian/patches/series"
 # The vendored reflect2 1.0.1 crashes when built with Go 1.18 or newer; Debian's 1.0.2 does not.
 reflect2=vendor/github.com/modern-go/reflect2
 rm "$reflect2"/*.go "$reflect2"/*.s
-cp /usr/share/gocode/src/github.com/modern-go/reflect2/*.{go,s} "$reflect2/"
+cp "$work"/root/usr/share/gocode/src/github.com/modern-go/reflect2/*.{go,s} "$reflect2/"
 
-export GOPATH=$work/go GOROOT=/usr/lib/go-1.19 GOCACHE=$work/cache GO111MODULE=off GOPROXY=off GOFLAGS='' CGO_ENABLED=0
+export GOPATH=$work/go GOROOT=$work/root/usr/lib/go-1.19 GOCACHE=$work/cache GO111MODULE=off GOPROXY=off GOFLAGS='' CGO_ENABLED=0
 export PATH=$GOROOT/bin:$PATH
 
 # One file is generated, and not in the source package: the OpenAPI definitions of everything that is marked for them.

@@ -9,7 +9,11 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
-apt-get -qq -o APT::Sandbox::User=root download \
+# apt with lists of its own: nobody else's apt is in the way, and the machine's stay as they are.
+mkdir -p lists/partial
+apt=(apt-get -qq -o "Dir::State::Lists=$work/lists" -o APT::Sandbox::User=root)
+"${apt[@]}" update
+"${apt[@]}" download \
   etcd-server etcd-client containerd runc containernetworking-plugins busybox-static
 for package in *.deb; do dpkg-deb -x "$package" root; done
 

@@ -129,57 +129,16 @@ impl Host {
         Ok(Snapshot(units(&files, &shown)))
     }
 
-    /// firewalld's zones and direct rules, at run time and permanently; a single `state` when it does not run.
+    /// firewalld's default zone, zones, policies and direct rules, at run time and permanently; only its `state` when it is not active.
     pub fn firewall_snapshot(&self) -> Result<Snapshot> {
-        let state = self.exec(["firewall-cmd", "--state"])?;
-        if !state.ok() {
-            let state = format!("{}{}", state.stdout, state.stderr).trim().to_owned();
+        let state = self.exec(["systemctl", "is-active", "firewalld"])?.stdout.trim().to_owned();
+        if state != "active" {
             return Ok(Snapshot(BTreeMap::from([("state".to_owned(), state)])));
         }
-        let mut parts = BTreeMap::new();
-        for (scope, option) in [("runtime", None), ("permanent", Some("--permanent"))] {
-            for (kind, list) in [("zone", "--list-all-zones"), ("policy", "--list-all-policies"), ("direct", "--get-all-rules")] {
-                let mut argv = vec!["firewall-cmd"];
-                argv.extend(option);
-                argv.extend((kind == "direct").then_some("--direct"));
-                argv.push(list);
-                let text = self.run(&argv)?;
-                if kind == "direct" {
-                    parts.insert(format!("{scope} direct"), joined(text.lines()));
-                } else {
-                    let zones = zones(&text);
-                    parts.extend(zones.into_iter().map(|(name, rules)| (format!("{scope} {kind} {name}"), rules)));
-                }
-            }
-        }
-        Ok(Snapshot(parts))
+        let asked = self.exec_with(["python3", "-"], include_bytes!("firewall.py"))?.checked();
+        let text = asked.with_context(|| format!("cannot ask {}'s firewalld", self.name()))?;
+        Ok(Snapshot(serde_json::from_str(&text).context("firewalld's answer")?))
     }
-}
-
-/// The blocks of `firewall-cmd --list-all-zones`: a name in the first column, then what belongs to it.
-fn zones(text: &str) -> BTreeMap<String, String> {
-    let mut zones = BTreeMap::new();
-    for block in text.split("\n\n") {
-        let mut lines = block.lines().filter(|line| !line.trim().is_empty());
-        if let Some(head) = lines.next() {
-            let (name, state) = head.split_once(' ').unwrap_or((head, ""));
-            zones.insert(name.to_owned(), joined(std::iter::once(state).chain(lines)));
-        }
-    }
-    zones
-}
-
-/// Lines in one, in an order of their own where firewalld's is by chance.
-fn joined<'a>(lines: impl Iterator<Item = &'a str>) -> String {
-    let line = |line: &str| {
-        let Some((key, values)) = line.split_once(": ") else { return line.trim().to_owned() };
-        let mut values: Vec<&str> = values.split_whitespace().collect();
-        if !key.contains("rule") {
-            values.sort_unstable();
-        }
-        format!("{}: {}", key.trim(), values.join(" ")).trim_end().to_owned()
-    };
-    lines.map(line).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
 /// What a unit is that systemd has not loaded.
@@ -322,14 +281,6 @@ mod tests {
         let after = snapshot(&[("/b", "2"), ("/c", "1"), ("/d", "1")]);
         assert_eq!(before.diff(&after).to_string(), "- /a: 1\n~ /b: 1 -> 2\n+ /d: 1\n");
         assert!(before.diff(&before).is_empty());
-    }
-
-    #[test]
-    fn zones_are_split_and_their_services_sorted() {
-        let text = "public (active)\n  target: default\n  services: ssh dhcpv6-client\n  rich rules: \n\nwork\n  target: default\n";
-        let zones = zones(text);
-        assert_eq!(zones["public"], "(active); target: default; services: dhcpv6-client ssh; rich rules:");
-        assert_eq!(zones["work"], "target: default");
     }
 
     #[test]
