@@ -31,7 +31,8 @@ fn main() -> ExitCode {
 /// Diagnostics for those who ask for them; what the user must know is printed by the commands themselves.
 fn log_to_stderr(verbose: u8, format: LogFormat) {
     let level = match verbose {
-        0 => "warn",
+        // a client's own words about an API that is still starting are nothing for the user
+        0 => "warn,kube_client=off",
         1 => "info",
         2 => "smartup=debug,node=debug,k3s=debug,keepalived=debug,firewall=debug,info",
         _ => "debug",

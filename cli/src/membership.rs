@@ -81,7 +81,9 @@ impl Membership {
         let path = Self::path();
         let Some(file) = read_optional(&path)? else { return Ok(None) };
         serde_json::from_slice(&file.content).map(Some).map_err(|e| {
-            Error::failed(format!("{} is damaged", path.display())).because(e).hint("run init or join again with all its options, after moving that file away")
+            Error::failed(format!("{} is damaged", path.display()))
+                .because(e)
+                .hint("run init or join again with all its options, after moving that file away")
         })
     }
 

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use cluster::{Role, Token, Vip, Vrrp};
 use k3s::EnvFile;
 use node::{
-    Error, FileStep, Finding, Host, Lock, Mode, ModulesStep, PackageStep, Plan, Preflight, Result, Summary, SysctlStep, Verdict, host_checks,
-    run_plan,
+    Error, FileStep, Finding, Host, Lock, Mode, ModulesStep, PackageStep, Plan, Preflight, Result, Summary, SysctlStep, Verdict,
+    host_checks, run_plan,
 };
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -80,7 +80,11 @@ fn in_words(report: &Report<'_>, first: bool) -> String {
             n => format!("{n} steps would change this host, {unchanged} would not. Nothing was changed."),
         };
     }
-    let did = if *changed == 0 { format!("nothing had to be changed ({unchanged} steps checked)") } else { format!("{changed} steps changed, {unchanged} unchanged") };
+    let did = if *changed == 0 {
+        format!("nothing had to be changed ({unchanged} steps checked)")
+    } else {
+        format!("{changed} steps changed, {unchanged} unchanged")
+    };
     let article = if *role == Role::Server { "a" } else { "an" };
     let mut text = format!("{node} is {article} {role} of the cluster at {url}: {did}.");
     if first {
@@ -107,7 +111,8 @@ async fn set_up(wanted: Wanted, args: &HostArgs, progress: &Progress) -> Result<
     let placed = wanted.vip.place(&own)?;
     let token = match wanted.token {
         Some(token) => token,
-        None => present_token(wanted.role)?.map_or_else(|| Token::generate().map_err(|e| Error::failed("no randomness for a token").because(e)), Ok)?,
+        None => present_token(wanted.role)?
+            .map_or_else(|| Token::generate().map_err(|e| Error::failed("no randomness for a token").because(e)), Ok)?,
     };
     let mut k3s_args: Vec<String> = present_flags(wanted.role).iter().map(str::to_owned).collect();
     k3s_args.extend(args.k3s_arg.iter().cloned());
@@ -127,15 +132,14 @@ async fn set_up(wanted: Wanted, args: &HostArgs, progress: &Progress) -> Result<
     membership.networks = k3s.cidrs();
     // flags that are there already are kept by the step itself; only the user's new ones are added
     let k3s = membership.k3s(k3s.token, args.k3s_arg.clone());
-    let keepalived = wanted.vrrp.map(|vrrp| keepalived::Settings { vip: placed, interface: interface.clone(), node: own.addr(), port, vrrp });
+    let keepalived =
+        wanted.vrrp.map(|vrrp| keepalived::Settings { vip: placed, interface: interface.clone(), node: own.addr(), port, vrrp });
     let rules = firewall::Rules { role: wanted.role, port, interface, trusted: membership.networks.clone() };
 
     let mut checks = Preflight(host_checks(&host, own.addr()));
     checks.0.push(same_token(&k3s));
     checks.0.extend(k3s::preflight(&host, &k3s).await?);
-    if membership.firewall {
-        checks.0.extend(firewall::preflight(&host, &rules).await);
-    }
+    checks.0.extend(firewall::preflight(&host, &rules, !membership.firewall).await);
     if let Some(settings) = &keepalived {
         checks.0.extend(keepalived::preflight(&host, settings, !wanted.first).await);
     }
@@ -212,7 +216,8 @@ fn same_token(settings: &k3s::Settings) -> Finding {
 
 /// What k3s and its network need of the kernel, now and after a boot.
 fn kernel(ipv6: bool) -> Result<Plan> {
-    let internal = |e: templates::RenderError| Error::failed("a template of smartup's own cannot be rendered; please report this").because(e);
+    let internal =
+        |e: templates::RenderError| Error::failed("a template of smartup's own cannot be rendered; please report this").because(e);
     let modules: Vec<String> = ["overlay", "br_netfilter"].map(str::to_owned).into();
     let mut settings = vec![("net.ipv4.ip_forward", "1"), ("net.bridge.bridge-nf-call-iptables", "1")];
     if ipv6 {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use cluster::Role;
 use node::{Context as _, Error, Finding, Host, Result};
 
-use crate::settings::{Settings, paths};
+use crate::settings::{Runtime, Settings, paths};
 use crate::unit::{self, vendor};
 use crate::{EnvFile, JoinTarget, Joined};
 
@@ -28,6 +28,13 @@ pub async fn preflight(host: &Host, settings: &Settings) -> Result<Vec<Finding>>
     let mut found = vec![foreign(host, settings.role).await, role(settings)];
     if let Some(vendor) = vendor(host, settings.role).await? {
         found.push(vendor_flags(&vendor, settings));
+    }
+    if settings.runtime == Runtime::Docker {
+        found.push(if host.systemd.unit("docker.service").await?.exists() {
+            Finding::ok("docker", "docker is on this host")
+        } else {
+            Finding::fail("docker", &Error::invalid("docker is not on this host").hint("install it, or leave --runtime docker away"))
+        });
     }
     if member {
         return Ok(found);

@@ -210,13 +210,13 @@ impl Step for ApiReady {
     async fn apply(&self, host: &Host) -> Result<()> {
         let watch = Watch::new(host, self.settings.role);
         let awaited = host
-            .wait_for(&self.name(), "waiting", async || match self.missing(host).await? {
+            .wait_for(&self.name(), "this host's part of the cluster", async || match self.missing(host).await? {
                 None => Ok(Awaited::Done(())),
                 Some(what) => Ok(Awaited::missing(what + &watch.look().await?)),
             })
             .await;
         match awaited {
-            Err(e) if e.what.contains("gave up") => Err(watch.explain(e).await),
+            Err(e) if Instant::now() >= host.deadline => Err(watch.explain(e).await),
             other => other,
         }
     }

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use async_trait::async_trait;
 
-use node::{Content, Error, FileStep, Host, OnChange, Plan, Result, State, Step, Undo, UnitStep};
+use node::{Content, Error, FileStep, Host, OnChange, Plan, Result, State, Step, TellStep, Undo, UnitStep};
 
 use crate::binary::{BinaryStep, Source};
 use crate::ready::ApiReady;
@@ -20,9 +20,10 @@ pub async fn plan(host: &Host, settings: &Settings, source: &Source) -> Result<(
     let binary = source.path()?;
     let mut files = Plan::default();
     files.push(BinaryStep { source: source.clone(), unit: unit.clone() });
-    if Path::new("/etc/NetworkManager").exists() {
+    if host.systemd.unit(NETWORK_MANAGER).await?.running() {
         let text = templates::k3s::NetworkManager {}.render().map_err(internal)?;
-        files.push(FileStep::new("/etc/NetworkManager/conf.d/90-smartup.conf", text).read_by("NetworkManager.service"));
+        files.push(FileStep::new("/etc/NetworkManager/conf.d/90-smartup.conf", text).read_by(NETWORK_MANAGER));
+        files.push(TellStep { unit: NETWORK_MANAGER.into() });
     }
     if vendor.is_none() {
         let env = paths::env(settings.role);
@@ -47,6 +48,8 @@ pub async fn plan(host: &Host, settings: &Settings, source: &Source) -> Result<(
     start.push(ApiReady { settings: settings.clone() });
     Ok((files, start))
 }
+
+const NETWORK_MANAGER: &str = "NetworkManager.service";
 
 fn internal(e: templates::RenderError) -> Error {
     Error::failed("a template of smartup's own cannot be rendered; please report this").because(e)

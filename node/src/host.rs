@@ -68,7 +68,7 @@ impl Host {
                 Awaited::Missing(what) => what,
             };
             if missing != said {
-                self.waiting(step, format!("{awaited}: {missing}"));
+                self.waiting(step, missing.clone());
                 said = missing;
             }
             if self.stop.is_cancelled() {
@@ -76,7 +76,7 @@ impl Host {
                     .hint("run the same command again to go on; what is done stays done"));
             }
             if Instant::now() >= self.deadline {
-                return Err(Error::failed(format!("{awaited}: gave up after {} s: {said}", began.elapsed().as_secs()))
+                return Err(Error::failed(format!("gave up after {} s of waiting for {awaited}: {said}", began.elapsed().as_secs()))
                     .hint("run the same command again to go on waiting, or with a longer --timeout"));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;

@@ -36,7 +36,7 @@ pub use lock::Lock;
 pub use packages::{Manager, PackageStep};
 pub use preflight::{Finding, Preflight, Verdict, host_checks};
 pub use step::{Mode, Plan, State, Step, Summary, run_plan};
-pub use systemd::{OnChange, Systemd, UnitState, UnitStep, last_lines};
+pub use systemd::{OnChange, Systemd, TellStep, UnitState, UnitStep, last_lines};
 pub use undo::{Undone, UndoneHow, undo};
 pub use wait::Awaited;
 pub use written::{FileStands, WrittenFile, written_files};

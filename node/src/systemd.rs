@@ -329,3 +329,28 @@ impl Step for UnitStep {
         .await
     }
 }
+
+/// A unit of somebody else's that must read its configuration again when smartup has changed it. One that does not run is
+/// left alone.
+#[derive(Debug, Clone)]
+pub struct TellStep {
+    /// Its full name.
+    pub unit: String,
+}
+
+#[async_trait(?Send)]
+impl Step for TellStep {
+    fn name(&self) -> String {
+        format!("reload {}", self.unit)
+    }
+
+    async fn check(&self, host: &Host) -> Result<State> {
+        let running = mark(&self.unit).exists() && host.systemd.unit(&self.unit).await?.active == "active";
+        Ok(if running { State::differs(format!("reload {}: its configuration changed", self.unit)) } else { State::Right })
+    }
+
+    async fn apply(&self, host: &Host) -> Result<()> {
+        host.systemd.reload(&self.unit).await?;
+        crate::remove_file(&mark(&self.unit))
+    }
+}

@@ -69,8 +69,7 @@ impl Join {
             return Err(Error::invalid(format!("this is a ticket for the role {}, not {role}", ticket.role()))
                 .hint(format!("print one on a server: smartup ticket --role {role}")));
         }
-        let wanted =
-            Wanted { role, first: false, vip: ticket.vip, port: Some(ticket.port), token: Some(ticket.token), vrrp: ticket.vrrp };
+        let wanted = Wanted { role, first: false, vip: ticket.vip, port: Some(ticket.port), token: Some(ticket.token), vrrp: ticket.vrrp };
         setup::run(wanted, &self.host, verbose).await
     }
 

@@ -172,7 +172,9 @@ fn runtime(text: &str) -> Result<Runtime, String> {
 }
 
 fn version(text: &str) -> Result<String, String> {
-    let ok = text.starts_with('v') && text[1..].starts_with(|c: char| c.is_ascii_digit()) && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    let ok = text.starts_with('v')
+        && text[1..].starts_with(|c: char| c.is_ascii_digit())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
     if ok { Ok(text.to_owned()) } else { Err("is not a release of k3s; write it as v1.31.2+k3s1".into()) }
 }
 

@@ -96,6 +96,9 @@ fn in_words(all: &[Undone]) -> String {
         text.extend(kept);
     }
     let n = of(UndoneHow::Undone).count();
-    text.push(format!("{n} changes undone; this host is as smartup found it{}.", if of(UndoneHow::Kept).count() > 0 { ", but for what is named above" } else { "" }));
+    text.push(format!(
+        "{n} changes undone; this host is as smartup found it{}.",
+        if of(UndoneHow::Kept).count() > 0 { ", but for what is named above" } else { "" }
+    ));
     text.join("\n")
 }

@@ -149,7 +149,9 @@ async fn look(stop: CancellationToken) -> Result<Report> {
         _ => None,
     };
     let mut units = Vec::new();
-    for unit in [Some(k3s::paths::unit(membership.role)), membership.vrrp.as_ref().map(|_| "keepalived.service".into())].into_iter().flatten() {
+    for unit in
+        [Some(k3s::paths::unit(membership.role)), membership.vrrp.as_ref().map(|_| "keepalived.service".into())].into_iter().flatten()
+    {
         let state = host.systemd.unit(&unit).await?;
         let enabled = state.enabled();
         units.push(UnitReport { unit, active: state.active, sub: state.sub, enabled, restarts: state.restarts });

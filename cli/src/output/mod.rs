@@ -27,7 +27,7 @@ pub fn print<T: Serialize>(data: &T, format: Format, table: impl FnOnce(&T) -> S
 /// A table without lines, its head in capitals, as kubectl prints them.
 pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(head.iter().map(|h| h.to_uppercase()));
+    table.load_style(presets::NOTHING).set_header(head.iter().map(|h| h.to_uppercase()));
     for row in rows {
         table.add_row(row);
     }

@@ -1,0 +1,493 @@
+//! etcd on a server, over its own gRPC API with k3s's client certificate.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Code, Request, Status};
+use tonic_prost::ProstCodec;
+
+use crate::settings::paths;
+
+/// etcd answers within milliseconds; a member that needs longer than this cannot be counted on.
+const LIMIT: Duration = Duration::from_secs(2);
+/// The same for one member among several, so that a dead one does not hold up the others' report.
+const HEALTH_LIMIT: Duration = Duration::from_secs(1);
+/// Where k3s's etcd takes clients: on loopback and on the node's address, of every server.
+const CLIENT_PORT: u16 = 2379;
+
+/// A member's number, unique in its cluster; shown in hexadecimal as etcd does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MemberId(pub u64);
+
+impl fmt::Display for MemberId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
+impl Serialize for MemberId {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+/// A member as the cluster knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its number.
+    pub id: MemberId,
+    /// Its name, in k3s the host's and eight hexadecimal digits; empty until it has started for the first time.
+    pub name: String,
+    /// Where other members reach it.
+    pub peer_urls: Vec<String>,
+    /// Where clients reach it; empty until it has started for the first time.
+    pub client_urls: Vec<String>,
+    /// Whether it only listens: it has no vote, and is not counted for the quorum.
+    pub learner: bool,
+}
+
+/// What a member says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Health {
+    /// Its number.
+    pub id: MemberId,
+    /// etcd's version.
+    pub version: String,
+    /// The database's size on disk, in bytes.
+    pub db_size: u64,
+    /// How much of that is in use; the rest is freed by a defragmentation.
+    pub db_size_in_use: u64,
+    /// The member that it takes for the leader; None = it sees none.
+    pub leader: Option<MemberId>,
+    /// How far its log has come.
+    pub raft_index: u64,
+    /// Whether it only listens.
+    pub learner: bool,
+    /// Alarms and the like (`NOSPACE`).
+    pub errors: Vec<String>,
+}
+
+/// A member, and how it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MemberState {
+    /// Its number.
+    pub id: MemberId,
+    /// Its name; empty until it has started for the first time.
+    pub name: String,
+    /// The host part of its peer URL.
+    pub address: String,
+    /// Whether it only listens.
+    pub learner: bool,
+    /// Whether it says that it is the leader.
+    pub leader: bool,
+    /// What it answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Health>,
+    /// Why it is not healthy; None = it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+impl MemberState {
+    /// Whether it answered, sees a leader and reports no error.
+    pub fn is_healthy(&self) -> bool {
+        self.trouble.is_none()
+    }
+
+    /// `leader`, `voter` or `learner`.
+    pub fn kind(&self) -> &'static str {
+        match (self.learner, self.leader) {
+            (true, _) => "learner",
+            (false, true) => "leader",
+            (false, false) => "voter",
+        }
+    }
+
+    /// `healthy`, or why not.
+    pub fn health(&self) -> String {
+        self.trouble.as_ref().map_or_else(|| "healthy".to_owned(), |why| format!("NOT healthy: {why}"))
+    }
+
+    fn new(member: Member, answer: Result<Health, EtcdError>) -> Self {
+        let address = member.peer_urls.first().map(|url| host_of(url).to_owned()).unwrap_or_default();
+        let (answer, trouble) = match answer {
+            Ok(h) if !h.errors.is_empty() => (Some(h.clone()), Some(h.errors.join("; "))),
+            Ok(h) if h.leader.is_none() => (Some(h), Some("it sees no leader".to_owned())),
+            Ok(h) => (Some(h), None),
+            Err(e) => (None, Some(e.to_string())),
+        };
+        let leader = answer.as_ref().is_some_and(|h| h.leader == Some(h.id));
+        Self { id: member.id, name: member.name, address, learner: member.learner, leader, answer, trouble }
+    }
+}
+
+/// Where a server is on its way to a vote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Vote {
+    /// It has one.
+    Has,
+    /// It has been given one just now.
+    Given,
+    /// It has to catch up with the leader first.
+    CatchingUp,
+}
+
+/// What went wrong with etcd, as far as callers decide by it.
+#[derive(Debug, thiserror::Error)]
+pub enum EtcdError {
+    /// k3s has not fetched the certificates yet: it was never started, or it has not reached the cluster.
+    #[error("this server has no certificate for etcd yet ({path})")]
+    NoCertificate {
+        /// The file that is missing.
+        path: PathBuf,
+    },
+    /// A file of k3s's that cannot be used.
+    #[error("cannot use {path}: {why}")]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// Nobody answers there, or not in time.
+    #[error("etcd at {url} does not answer: {why}")]
+    Unreachable {
+        /// The client URL.
+        url: String,
+        /// Why.
+        why: String,
+    },
+    /// A learner cannot be promoted before it has caught up.
+    #[error("the learner is not in sync with the leader yet")]
+    NotInSync,
+    /// Only a learner can be promoted: somebody was faster.
+    #[error("the member is no learner")]
+    NotALearner,
+    /// A learner answers nothing but questions about itself.
+    #[error("etcd at {url} is a learner, and cannot answer that")]
+    AskedALearner {
+        /// The client URL.
+        url: String,
+    },
+    /// etcd refuses for another reason, in its own words.
+    #[error("etcd at {url} refuses: {why}")]
+    Refused {
+        /// The client URL.
+        url: String,
+        /// What it says.
+        why: String,
+    },
+}
+
+impl EtcdError {
+    /// etcd tells its errors apart by their texts (api/v3rpc/rpctypes/error.go); the codes are shared by several.
+    fn from_status(url: &str, status: &Status) -> Self {
+        let url = url.to_owned();
+        match status.message() {
+            m if m.contains("can only promote a learner member which is in sync with leader") => Self::NotInSync,
+            m if m.contains("can only promote a learner member") => Self::NotALearner,
+            m if m.contains("rpc not supported for learner") => Self::AskedALearner { url },
+            m if m.starts_with("etcdserver:") => Self::Refused { url, why: m.to_owned() },
+            m => match status.code() {
+                Code::DeadlineExceeded | Code::Cancelled => Self::Unreachable { url, why: "it took too long".into() },
+                Code::Unavailable | Code::Unknown => Self::Unreachable { url, why: causes(status) },
+                code => Self::Refused { url, why: format!("{m} ({code})") },
+            },
+        }
+    }
+}
+
+impl From<EtcdError> for node::Error {
+    fn from(e: EtcdError) -> Self {
+        let hint = match &e {
+            EtcdError::NoCertificate { .. } => Some("ask on a server that has joined the cluster"),
+            EtcdError::Unreachable { .. } => Some("see whether k3s-server runs there, and whether 2379/tcp is let in"),
+            _ => None,
+        };
+        let error = Self::failed(e.to_string());
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
+}
+
+/// What lies under a transport error, whose own text says next to nothing.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    match deepest.downcast_ref::<Status>() {
+        Some(status) => status.message().to_owned(),
+        None => deepest.to_string(),
+    }
+}
+
+/// etcd as this host can reach it.
+#[derive(Debug, Clone)]
+pub struct Etcd {
+    tls: ClientTlsConfig,
+    /// This server's own.
+    local: String,
+    /// Other servers' client URLs, for what a learner cannot answer.
+    others: Vec<String>,
+}
+
+impl Etcd {
+    /// etcd of this server, with the certificate that k3s keeps for its own API server.
+    ///
+    /// # Errors
+    /// [`EtcdError::NoCertificate`] until k3s has written it.
+    pub fn here() -> Result<Self, EtcdError> {
+        let tls = Path::new(paths::DATA).join("server/tls/etcd");
+        let (ca, certificate, key) = (read(&tls.join("server-ca.crt"))?, read(&tls.join("client.crt"))?, read(&tls.join("client.key"))?);
+        let local = format!("https://127.0.0.1:{CLIENT_PORT}");
+        Ok(Self::new(&ca, &certificate, &key, local, peers(&Path::new(paths::ETCD).join("config"))?))
+    }
+
+    fn new(ca: &str, certificate: &str, key: &str, local: String, others: Vec<String>) -> Self {
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).identity(Identity::from_pem(certificate, key));
+        Self { tls, local, others }
+    }
+
+    /// The cluster's members, asked here; of other servers where this one is a learner.
+    ///
+    /// # Errors
+    /// When none of them answers that.
+    pub async fn members(&self) -> Result<Vec<Member>, EtcdError> {
+        let mut answer = self.members_at(&self.local).await;
+        for url in &self.others {
+            if answer.is_ok() {
+                break;
+            }
+            answer = self.members_at(url).await;
+        }
+        answer
+    }
+
+    async fn members_at(&self, url: &str) -> Result<Vec<Member>, EtcdError> {
+        let list: proto::MemberList = self.call(url, "/etcdserverpb.Cluster/MemberList", proto::Nothing {}, LIMIT).await?;
+        Ok(list.members.into_iter().map(Member::from).collect())
+    }
+
+    /// Each member and how it is, all asked at the same time.
+    ///
+    /// # Errors
+    /// When the members cannot be told; one that does not answer is no error but in the report.
+    pub async fn health(&self) -> Result<Vec<MemberState>, EtcdError> {
+        let members = self.members().await?;
+        let states = members.into_iter().map(async |member| {
+            let answer = match member.client_urls.first() {
+                Some(url) => self.status(url, HEALTH_LIMIT).await,
+                None => Err(EtcdError::Unreachable { url: member.peer_urls.join(","), why: "it has not started yet".into() }),
+            };
+            MemberState::new(member, answer)
+        });
+        Ok(futures::future::join_all(states).await)
+    }
+
+    /// What one member says of itself; a learner does as well.
+    async fn status(&self, url: &str, limit: Duration) -> Result<Health, EtcdError> {
+        let status: proto::Status = self.call(url, "/etcdserverpb.Maintenance/Status", proto::Nothing {}, limit).await?;
+        Ok(status.into())
+    }
+
+    /// Gives a learner a vote. etcd itself refuses that as long as it would endanger the quorum.
+    ///
+    /// # Errors
+    /// [`EtcdError::NotInSync`] when it has to catch up first, [`EtcdError::NotALearner`] when it has a vote.
+    pub async fn promote(&self, id: MemberId) -> Result<(), EtcdError> {
+        let mut answer = self.promote_at(&self.local, id).await;
+        for url in &self.others {
+            if !matches!(answer, Err(EtcdError::AskedALearner { .. } | EtcdError::Unreachable { .. })) {
+                break;
+            }
+            answer = self.promote_at(url, id).await;
+        }
+        answer
+    }
+
+    async fn promote_at(&self, url: &str, id: MemberId) -> Result<(), EtcdError> {
+        let _: proto::MemberList = self.call(url, "/etcdserverpb.Cluster/MemberPromote", proto::Promote { id: id.0 }, LIMIT).await?;
+        Ok(())
+    }
+
+    /// Gives this server its vote as soon as it can have one.
+    ///
+    /// k3s itself looks only every 15 s for learners, and a joiner waits for that: of 13 s that a join takes, 9 are this.
+    /// Meant to be asked again and again while k3s starts.
+    ///
+    /// # Errors
+    /// When etcd does not answer (yet), here or on the other servers.
+    pub async fn promote_here(&self) -> Result<Vote, EtcdError> {
+        let own = self.status(&self.local, LIMIT).await?;
+        if !own.learner {
+            return Ok(Vote::Has);
+        }
+        match self.promote(own.id).await {
+            Ok(()) => Ok(Vote::Given),
+            Err(EtcdError::NotALearner) => Ok(Vote::Has),
+            Err(EtcdError::NotInSync) => Ok(Vote::CatchingUp),
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn call<Q, A>(&self, url: &str, path: &'static str, message: Q, limit: Duration) -> Result<A, EtcdError>
+    where
+        Q: prost::Message + Send + Sync + 'static,
+        A: prost::Message + Default + Send + Sync + 'static,
+    {
+        let unreachable = |why: String| EtcdError::Unreachable { url: url.to_owned(), why };
+        let endpoint = Endpoint::from_shared(url.to_owned()).and_then(|e| e.connect_timeout(limit).timeout(limit).tls_config(self.tls.clone()));
+        let endpoint = endpoint.map_err(|e| unreachable(causes(&e)))?;
+        let asked = async {
+            let channel: Channel = endpoint.connect().await.map_err(|e| unreachable(causes(&e)))?;
+            let mut grpc = tonic::client::Grpc::new(channel);
+            grpc.ready().await.map_err(|e| unreachable(causes(&e)))?;
+            let codec = ProstCodec::<Q, A>::default();
+            let answer = grpc.unary(Request::new(message), PathAndQuery::from_static(path), codec).await;
+            answer.map(tonic::Response::into_inner).map_err(|status| EtcdError::from_status(url, &status))
+        };
+        // over all of it: the connection's own limit leaves the TLS handshake out
+        tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| Err(unreachable(format!("no answer within {} s", limit.as_secs()))))
+    }
+}
+
+/// Each member of this server's etcd and how it is.
+///
+/// # Errors
+/// When the host is no server of a cluster yet, or the members cannot be told.
+pub async fn members() -> node::Result<Vec<MemberState>> {
+    Ok(Etcd::here()?.health().await?)
+}
+
+/// Gives this server its vote in etcd as soon as it can have one; see [`Etcd::promote_here`].
+///
+/// # Errors
+/// [`EtcdError::NoCertificate`] and [`EtcdError::Unreachable`] while k3s is starting.
+pub async fn promote_here() -> Result<Vote, EtcdError> {
+    Etcd::here()?.promote_here().await
+}
+
+fn read(path: &Path) -> Result<String, EtcdError> {
+    fs::read_to_string(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => EtcdError::NoCertificate { path: path.to_owned() },
+        _ => EtcdError::Unusable { path: path.to_owned(), why: e.to_string() },
+    })
+}
+
+/// The client URLs of the members that this one was started beside. k3s writes etcd's configuration file itself, and a
+/// learner can find the others in no other way: it answers no question about them.
+fn peers(config: &Path) -> Result<Vec<String>, EtcdError> {
+    match fs::read_to_string(config) {
+        Ok(text) => peers_in(&text).map_err(|why| EtcdError::Unusable { path: config.to_owned(), why }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(EtcdError::Unusable { path: config.to_owned(), why: e.to_string() }),
+    }
+}
+
+fn peers_in(config: &str) -> Result<Vec<String>, String> {
+    #[derive(serde::Deserialize)]
+    struct Config {
+        #[serde(default, rename = "initial-cluster")]
+        cluster: String,
+        #[serde(default)]
+        name: String,
+    }
+    let Config { cluster, name } = serde_saphyr::from_str(config).map_err(|e| e.to_string())?;
+    let members = cluster.split(',').filter_map(|member| member.split_once('='));
+    let others = members.filter(|(of, _)| *of != name);
+    Ok(others.map(|(_, url)| format!("https://{}:{CLIENT_PORT}", host_of(url))).collect())
+}
+
+/// The host part of a URL, IPv6 addresses with their brackets.
+fn host_of(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let end = if rest.starts_with('[') { rest.find(']').map_or(rest.len(), |i| i + 1) } else { rest.find([':', '/']).unwrap_or(rest.len()) };
+    &rest[..end]
+}
+
+impl From<proto::Member> for Member {
+    fn from(m: proto::Member) -> Self {
+        Self { id: MemberId(m.id), name: m.name, peer_urls: m.peer_urls, client_urls: m.client_urls, learner: m.learner }
+    }
+}
+
+impl From<proto::Status> for Health {
+    fn from(s: proto::Status) -> Self {
+        Self {
+            id: MemberId(s.header.map_or(0, |h| h.member_id)),
+            version: s.version,
+            db_size: u64::try_from(s.db_size).unwrap_or(0),
+            db_size_in_use: u64::try_from(s.db_size_in_use).unwrap_or(0),
+            leader: (s.leader != 0).then_some(MemberId(s.leader)),
+            raft_index: s.raft_index,
+            learner: s.learner,
+            errors: s.errors,
+        }
+    }
+}
+
+/// etcd's messages (rpc.proto), as far as they are read here; the numbers are the protocol.
+mod proto {
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Nothing {}
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Header {
+        #[prost(uint64, tag = "2")]
+        pub member_id: u64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Member {
+        #[prost(uint64, tag = "1")]
+        pub id: u64,
+        #[prost(string, tag = "2")]
+        pub name: String,
+        #[prost(string, repeated, tag = "3")]
+        pub peer_urls: Vec<String>,
+        #[prost(string, repeated, tag = "4")]
+        pub client_urls: Vec<String>,
+        #[prost(bool, tag = "5")]
+        pub learner: bool,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct MemberList {
+        #[prost(message, repeated, tag = "2")]
+        pub members: Vec<Member>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Promote {
+        #[prost(uint64, tag = "1")]
+        pub id: u64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Status {
+        #[prost(message, optional, tag = "1")]
+        pub header: Option<Header>,
+        #[prost(string, tag = "2")]
+        pub version: String,
+        #[prost(int64, tag = "3")]
+        pub db_size: i64,
+        #[prost(uint64, tag = "4")]
+        pub leader: u64,
+        #[prost(uint64, tag = "5")]
+        pub raft_index: u64,
+        #[prost(string, repeated, tag = "8")]
+        pub errors: Vec<String>,
+        #[prost(int64, tag = "9")]
+        pub db_size_in_use: i64,
+        #[prost(bool, tag = "10")]
+        pub learner: bool,
+    }
+}
