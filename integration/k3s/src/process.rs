@@ -1,0 +1,72 @@
+//! The processes that stand for what a real k3s runs inside its own: they end when we do,
+//! however we end, and we end when one of them does.
+
+use anyhow::{Context as _, Result};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tokio::process::{Child, Command};
+
+/// Where the lab keeps Kubernetes.
+const KUBERNETES: &str = "/usr/libexec/lab-kubernetes";
+
+/// The path of one of Kubernetes' programs.
+pub fn kubernetes(program: &str) -> PathBuf {
+    let folder = std::env::var_os("LAB_K3S_KUBERNETES").map_or_else(|| PathBuf::from(KUBERNETES), PathBuf::from);
+    folder.join(program)
+}
+
+/// A command in a process group of its own that the kernel kills when the starting thread ends.
+/// Start it on the runtime's own threads: those last as long as we do.
+pub fn command(program: impl AsRef<Path>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program.as_ref());
+    // Readiness is ours to tell, not containerd's.
+    command.env_remove("NOTIFY_SOCKET");
+    command.process_group(0).stdin(Stdio::null()).kill_on_drop(false);
+    command
+}
+
+/// Starts a component; its end is ours, as a component's end ends k3s.
+///
+/// # Errors
+/// It cannot be started.
+pub fn component(name: &'static str, mut command: Command, log: Option<&Path>) -> Result<u32> {
+    if let Some(path) = log {
+        if let Some(folder) = path.parent() {
+            crate::layout::folder(folder)?;
+        }
+        let file = File::options().create(true).append(true).open(path)?;
+        command.stdout(file.try_clone()?).stderr(file);
+    } else {
+        command.stdout(Stdio::null());
+    }
+    let mut child: Child = command.spawn().with_context(|| format!("failed to start {name}"))?;
+    let id = child.id().unwrap_or_default();
+    tokio::spawn(async move {
+        let end = match child.wait().await {
+            Ok(status) => status.to_string(),
+            Err(e) => e.to_string(),
+        };
+        crate::log::fatal(&format!("{name} exited: {end}"));
+    });
+    Ok(id)
+}
+
+/// Runs a command to its end; its standard output.
+///
+/// # Errors
+/// It cannot be started, or fails: with what it wrote to stderr.
+pub async fn run(program: impl AsRef<Path>, args: &[&str]) -> Result<String> {
+    let name = program.as_ref().display().to_string();
+    let out = Command::new(program.as_ref())
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .with_context(|| format!("failed to run {name}"))?;
+    if !out.status.success() {
+        anyhow::bail!("{name} {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
