@@ -218,7 +218,7 @@ impl From<EtcdError> for node::Error {
 }
 
 /// What lies under a transport error, whose own text says next to nothing.
-fn causes(error: &dyn std::error::Error) -> String {
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {
         deepest = source;
@@ -344,7 +344,8 @@ impl Etcd {
         A: prost::Message + Default + Send + Sync + 'static,
     {
         let unreachable = |why: String| EtcdError::Unreachable { url: url.to_owned(), why };
-        let endpoint = Endpoint::from_shared(url.to_owned()).and_then(|e| e.connect_timeout(limit).timeout(limit).tls_config(self.tls.clone()));
+        let endpoint =
+            Endpoint::from_shared(url.to_owned()).and_then(|e| e.connect_timeout(limit).timeout(limit).tls_config(self.tls.clone()));
         let endpoint = endpoint.map_err(|e| unreachable(causes(&e)))?;
         let asked = async {
             let channel: Channel = endpoint.connect().await.map_err(|e| unreachable(causes(&e)))?;
@@ -365,6 +366,15 @@ impl Etcd {
 /// When the host is no server of a cluster yet, or the members cannot be told.
 pub async fn members() -> node::Result<Vec<MemberState>> {
     Ok(Etcd::here()?.health().await?)
+}
+
+/// Whether this server has a vote in etcd.
+///
+/// # Errors
+/// When etcd on this host does not answer.
+pub async fn votes_here() -> Result<bool, EtcdError> {
+    let etcd = Etcd::here()?;
+    Ok(!etcd.status(&etcd.local, LIMIT).await?.learner)
 }
 
 /// Gives this server its vote in etcd as soon as it can have one; see [`Etcd::promote_here`].
@@ -409,7 +419,8 @@ fn peers_in(config: &str) -> Result<Vec<String>, String> {
 /// The host part of a URL, IPv6 addresses with their brackets.
 fn host_of(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let end = if rest.starts_with('[') { rest.find(']').map_or(rest.len(), |i| i + 1) } else { rest.find([':', '/']).unwrap_or(rest.len()) };
+    let end =
+        if rest.starts_with('[') { rest.find(']').map_or(rest.len(), |i| i + 1) } else { rest.find([':', '/']).unwrap_or(rest.len()) };
     &rest[..end]
 }
 
@@ -489,5 +500,239 @@ mod proto {
         pub db_size_in_use: i64,
         #[prost(bool, tag = "10")]
         pub learner: bool,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::process::{Child, Command, Stdio};
+    use std::time::Instant;
+
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+
+    use super::*;
+
+    #[test]
+    fn the_others_are_in_the_configuration_that_k3s_writes() {
+        let yaml = "advertise-client-urls: https://10.0.0.12:2379\nheartbeat-interval: 500\n\
+                    initial-cluster: h1-1a2b3c4d=https://10.0.0.11:2380,h2-5e6f7a8b=https://10.0.0.12:2380\n\
+                    initial-cluster-state: existing\nname: h2-5e6f7a8b\npeer-transport-security:\n  client-cert-auth: true\n";
+        assert_eq!(peers_in(yaml).unwrap(), ["https://10.0.0.11:2379"]);
+        let json = r#"{"name": "a", "initial-cluster": "a=https://[fd00::1]:2380,b=https://[fd00::2]:2380"}"#;
+        assert_eq!(peers_in(json).unwrap(), ["https://[fd00::2]:2379"]);
+        assert!(peers_in("name: h1-1a2b3c4d\n").unwrap().is_empty());
+        assert!(peers_in("name: [").is_err());
+    }
+
+    #[test]
+    fn errors_are_told_apart_by_what_etcd_says() {
+        let of = |code, text: &str| EtcdError::from_status("u", &Status::new(code, text));
+        let sync = "etcdserver: can only promote a learner member which is in sync with leader";
+        assert!(matches!(of(Code::FailedPrecondition, sync), EtcdError::NotInSync));
+        assert!(matches!(of(Code::FailedPrecondition, "etcdserver: can only promote a learner member"), EtcdError::NotALearner));
+        assert!(matches!(of(Code::Unavailable, "etcdserver: rpc not supported for learner"), EtcdError::AskedALearner { .. }));
+        assert!(matches!(of(Code::Unavailable, "etcdserver: no leader"), EtcdError::Refused { .. }));
+        assert!(matches!(of(Code::DeadlineExceeded, "timeout"), EtcdError::Unreachable { .. }));
+    }
+
+    /// A CA, and a certificate that serves as everyone's.
+    struct Trust {
+        dir: tempfile::TempDir,
+        ca: String,
+        certificate: String,
+        key: String,
+    }
+
+    impl Trust {
+        fn new() -> Self {
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let ca_key = KeyPair::generate().unwrap();
+            let ca = params.self_signed(&ca_key).unwrap();
+            let issuer = Issuer::from_params(&params, ca_key);
+            let mut params = CertificateParams::new(["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+            let key = KeyPair::generate().unwrap();
+            let certificate = params.signed_by(&key, &issuer).unwrap();
+            let trust = Self { dir: tempfile::tempdir().unwrap(), ca: ca.pem(), certificate: certificate.pem(), key: key.serialize_pem() };
+            for (name, text) in [("ca.crt", &trust.ca), ("all.crt", &trust.certificate), ("all.key", &trust.key)] {
+                fs::write(trust.dir.path().join(name), text).unwrap();
+            }
+            trust
+        }
+
+        fn client(&self, local: &Process, others: &[&Process]) -> Etcd {
+            let others = others.iter().map(|m| m.client.clone()).collect();
+            Etcd::new(&self.ca, &self.certificate, &self.key, local.client.clone(), others)
+        }
+    }
+
+    fn free_url() -> String {
+        format!("https://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap())
+    }
+
+    /// A real etcd, which ends with this value.
+    struct Process {
+        name: &'static str,
+        client: String,
+        peer: String,
+        child: Option<Child>,
+    }
+
+    impl Process {
+        fn new(name: &'static str) -> Self {
+            Self { name, client: free_url(), peer: free_url(), child: None }
+        }
+
+        /// Starts it beside `others`; without any it makes a cluster of its own.
+        fn start(&mut self, trust: &Trust, others: &[&Process]) {
+            let dir = trust.dir.path();
+            let own = (self.name, self.peer.as_str());
+            let all = others.iter().map(|o| (o.name, o.peer.as_str())).chain([own]);
+            let cluster: Vec<String> = all.map(|(name, peer)| format!("{name}={peer}")).collect();
+            let mut command = Command::new("etcd");
+            command.args(["--name", self.name, "--data-dir"]).arg(dir.join(self.name));
+            for listen in ["--listen-client-urls", "--advertise-client-urls"] {
+                command.args([listen, &self.client]);
+            }
+            for listen in ["--listen-peer-urls", "--initial-advertise-peer-urls"] {
+                command.args([listen, &self.peer]);
+            }
+            for kind in ["", "peer-"] {
+                command.arg(format!("--{kind}client-cert-auth"));
+                for (flag, file) in [("trusted-ca-file", "ca.crt"), ("cert-file", "all.crt"), ("key-file", "all.key")] {
+                    command.arg(format!("--{kind}{flag}")).arg(dir.join(file));
+                }
+            }
+            command.args(["--initial-cluster", &cluster.join(","), "--initial-cluster-state"]);
+            command.arg(if others.is_empty() { "new" } else { "existing" });
+            // two servers may join one after the other without the five seconds in between
+            command.args(["--strict-reconfig-check=false", "--unsafe-no-fsync", "--heartbeat-interval=50", "--election-timeout=500"]);
+            let log = fs::File::create(dir.join(format!("{}.log", self.name))).unwrap();
+            let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn();
+            self.child = Some(child.expect("the tests need etcd (Debian: etcd-server)"));
+        }
+
+        fn stop(&mut self) {
+            if let Some(mut child) = self.child.take() {
+                child.kill().unwrap();
+                child.wait().unwrap();
+            }
+        }
+    }
+
+    impl Drop for Process {
+        fn drop(&mut self) {
+            self.stop();
+        }
+    }
+
+    async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+        let began = Instant::now();
+        loop {
+            if let Some(value) = probe().await {
+                return value;
+            }
+            assert!(began.elapsed() < Duration::from_secs(30), "{what}: not within 30 s");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct MemberAdd {
+        #[prost(string, repeated, tag = "1")]
+        peer_urls: Vec<String>,
+        #[prost(bool, tag = "2")]
+        learner: bool,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct MemberAdded {
+        #[prost(message, optional, tag = "2")]
+        member: Option<proto::Member>,
+    }
+
+    async fn add_learner(etcd: &Etcd, of: &Process) -> MemberId {
+        let add = MemberAdd { peer_urls: vec![of.peer.clone()], learner: true };
+        let added: MemberAdded = etcd.call(&etcd.local, "/etcdserverpb.Cluster/MemberAdd", add, LIMIT).await.unwrap();
+        MemberId(added.member.unwrap().id)
+    }
+
+    #[tokio::test]
+    async fn a_learner_gets_its_vote_through_another_server() {
+        let trust = Trust::new();
+        let (mut a, mut b, mut c) = (Process::new("a"), Process::new("b"), Process::new("c"));
+        a.start(&trust, &[]);
+        let first = trust.client(&a, &[]);
+        until("a leads", async || first.health().await.ok().filter(|m| m[0].kind() == "leader" && m[0].is_healthy())).await;
+        assert_eq!(first.promote_here().await.unwrap(), Vote::Has);
+        let own = first.members().await.unwrap()[0].id;
+        assert!(matches!(first.promote(own).await, Err(EtcdError::NotALearner)));
+
+        let id = add_learner(&first, &b).await;
+        assert!(matches!(first.promote(id).await, Err(EtcdError::NotInSync)), "it has not even started");
+        let report = first.health().await.unwrap();
+        let unstarted = report.iter().find(|m| m.id == id).unwrap();
+        assert!(unstarted.health().contains("has not started") && unstarted.kind() == "learner", "{unstarted:?}");
+
+        b.start(&trust, &[&a]);
+        let second = trust.client(&b, &[&a]);
+        until("b answers", async || second.status(&b.client, LIMIT).await.ok()).await;
+        assert!(matches!(second.members_at(&b.client).await, Err(EtcdError::AskedALearner { .. })), "a learner does not know");
+        assert_eq!(second.members().await.unwrap().len(), 2, "but the others do");
+        let alone = trust.client(&b, &[]);
+        assert!(matches!(alone.promote(id).await, Err(EtcdError::AskedALearner { .. })), "nor can it promote itself");
+        until("b has a vote", async || (second.promote_here().await.ok()? == Vote::Has).then_some(())).await;
+
+        add_learner(&first, &c).await;
+        c.start(&trust, &[&a, &b]);
+        let third = trust.client(&c, &[&a, &b]);
+        until("c has a vote", async || (third.promote_here().await.ok()? == Vote::Has).then_some(())).await;
+        let states = until("all are healthy", async || {
+            let states = third.health().await.ok()?;
+            states.iter().all(MemberState::is_healthy).then_some(states)
+        })
+        .await;
+        let mut names: Vec<_> = states.iter().map(|m| m.name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["a", "b", "c"]);
+        assert_eq!(states.iter().filter(|m| m.kind() == "leader").count(), 1);
+        assert!(
+            states
+                .iter()
+                .all(|m| m.address == "127.0.0.1" && m.answer.as_ref().is_some_and(|h| h.db_size > 0 && h.version.starts_with("3.")))
+        );
+
+        b.stop();
+        let states = third.health().await.unwrap();
+        let dead = states.iter().find(|m| m.name == "b").unwrap();
+        assert!(!dead.is_healthy() && dead.answer.is_none(), "{dead:?}");
+        a.stop();
+        // without a quorum etcd still says who its members are, and that it is alone
+        let state =
+            until("c sees no leader", async || third.health().await.ok()?.into_iter().find(|m| m.name == "c" && !m.is_healthy())).await;
+        assert!(state.health().contains("no leader"), "{}", state.health());
+    }
+
+    #[tokio::test]
+    async fn who_does_not_answer_is_given_up_and_who_is_not_trusted_is_not_believed() {
+        let trust = Trust::new();
+        let mut a = Process::new("a");
+        let nobody = trust.client(&a, &[]);
+        let refused = nobody.members().await.unwrap_err();
+        assert!(matches!(&refused, EtcdError::Unreachable { why, .. } if why.contains("refused")), "{refused}");
+        a.start(&trust, &[]);
+        until("a answers", async || nobody.members().await.ok()).await;
+        let stranger = Trust::new().client(&a, &[]);
+        let e = stranger.members().await.unwrap_err();
+        assert!(matches!(&e, EtcdError::Unreachable { why, .. } if why.contains("certificate")), "{e}");
+
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let hung = Process { name: "hung", client: format!("https://{}", silent.local_addr().unwrap()), peer: String::new(), child: None };
+        let began = Instant::now();
+        assert!(matches!(trust.client(&hung, &[]).members().await, Err(EtcdError::Unreachable { .. })));
+        assert!(began.elapsed() < LIMIT * 2, "{:?}", began.elapsed());
+        assert_eq!(trust.client(&hung, &[&a]).members().await.unwrap().len(), 1, "another server is asked");
     }
 }

@@ -3,6 +3,7 @@
 mod api;
 mod binary;
 mod diagnose;
+mod etcd;
 mod env_file;
 mod flags;
 mod preflight;
@@ -15,6 +16,7 @@ mod unit;
 pub use api::{JoinTarget, Joined};
 pub use binary::{Source, version_of};
 pub use diagnose::{Cause, diagnose};
+pub use etcd::{Etcd, EtcdError, Health, Member, MemberId, MemberState, Vote, members, promote_here};
 pub use env_file::EnvFile;
 pub use flags::Flags;
 pub use preflight::{PORTS_AGENT, preflight};
