@@ -3,21 +3,23 @@
 mod api;
 mod binary;
 mod diagnose;
-mod etcd;
 mod env_file;
+mod etcd;
 mod flags;
+mod joined;
 mod preflight;
 mod ready;
 mod remove;
 mod settings;
 mod steps;
 mod unit;
+mod watch;
 
 pub use api::{JoinTarget, Joined};
 pub use binary::{Source, version_of};
 pub use diagnose::{Cause, diagnose};
-pub use etcd::{Etcd, EtcdError, Health, Member, MemberId, MemberState, Vote, members, promote_here};
 pub use env_file::EnvFile;
+pub use etcd::{Etcd, EtcdError, Health, Member, MemberId, MemberState, Vote, members, promote_here};
 pub use flags::Flags;
 pub use preflight::{PORTS_AGENT, preflight};
 pub use ready::{ApiReady, NodeInfo, answers, client, nodes};

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use cluster::Role;
@@ -8,11 +8,11 @@ use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use node::{Awaited, Context as _, Error, Host, Result, State, Step, last_lines};
+use node::{Awaited, Context as _, Error, Host, Result, State, Step};
 use serde::Serialize;
 
-use crate::diagnose;
 use crate::settings::{Settings, paths};
+use crate::watch::Watch;
 
 /// A client for the API from a kubeconfig on this host; through another address (the VIP) if one is given.
 ///
@@ -101,56 +101,6 @@ async fn get_ok(client: &Client, path: &str) -> Result<()> {
     client.request_text(request).await.map(|_| ()).context(format!("{path} does not answer ok"))
 }
 
-/// Watches a unit on its way: what k3s's log tells while it does not come up.
-struct Watch<'a> {
-    host: &'a Host,
-    unit: String,
-    since: jiff::Timestamp,
-    began: Instant,
-}
-
-/// A cause that k3s does not exit for (an agent tries for ever) is believed after this.
-const BELIEVED_AFTER: Duration = Duration::from_secs(10);
-
-impl<'a> Watch<'a> {
-    fn new(host: &'a Host, role: Role) -> Self {
-        Self { host, unit: paths::unit(role), since: jiff::Timestamp::now(), began: Instant::now() }
-    }
-
-    /// What to show beside what is awaited.
-    ///
-    /// # Errors
-    /// When k3s has said that it cannot start, or systemd has given up.
-    async fn look(&self) -> Result<String> {
-        let state = self.host.systemd.unit(&self.unit).await?;
-        if state.active == "active" {
-            return Ok(String::new());
-        }
-        let died = state.sub == "auto-restart" || state.active == "failed";
-        let late = self.began.elapsed() > BELIEVED_AFTER;
-        let cause = if died || late { diagnose(&last_lines(&self.unit, 40, Some(self.since)).await) } else { None };
-        match cause {
-            Some(cause) if !cause.passes => Err(Error::failed(format!("{} does not start: {}", self.unit, cause.what)).hint(cause.fix)),
-            Some(cause) => Ok(format!(" ({}; systemd tries again)", cause.what)),
-            None if state.active == "failed" || state.active == "inactive" => {
-                let lines = last_lines(&self.unit, 15, None).await.join("\n  ");
-                Err(Error::failed(format!("{} has ended; its last lines:\n  {lines}", self.unit))
-                    .hint(format!("journalctl -u {} has all of it", self.unit)))
-            }
-            None => Ok(format!(" ({} {}, {} restarts)", self.unit, state.sub, state.restarts)),
-        }
-    }
-
-    /// Adds k3s's last lines to what a wait gave up with.
-    async fn explain(&self, error: Error) -> Error {
-        let lines = last_lines(&self.unit, 10, None).await.join("\n  ");
-        let (kind, hint) = (error.kind, error.hint.clone());
-        let mut e = Error::failed(format!("{}\n  the last lines of {}:\n  {lines}", error.what, self.unit));
-        (e.kind, e.hint) = (kind, hint);
-        e
-    }
-}
-
 /// The API answers and this host's node is Ready: on a server from its own API and through the VIP, on an agent through
 /// what the kubelet uses.
 pub struct ApiReady {
@@ -209,15 +159,10 @@ impl Step for ApiReady {
 
     async fn apply(&self, host: &Host) -> Result<()> {
         let watch = Watch::new(host, self.settings.role);
-        let awaited = host
-            .wait_for(&self.name(), "this host's part of the cluster", async || match self.missing(host).await? {
-                None => Ok(Awaited::Done(())),
-                Some(what) => Ok(Awaited::missing(what + &watch.look().await?)),
+        watch
+            .wait(&self.name(), "this host's part of the cluster", async || {
+                Ok(self.missing(host).await?.map_or(Awaited::Done(()), Awaited::Missing))
             })
-            .await;
-        match awaited {
-            Err(e) if Instant::now() >= host.deadline => Err(watch.explain(e).await),
-            other => other,
-        }
+            .await
     }
 }

@@ -1,10 +1,12 @@
 use std::path::Path;
 
 use async_trait::async_trait;
+use cluster::Role;
 
 use node::{Content, Error, FileStep, Host, OnChange, Plan, Result, State, Step, TellStep, Undo, UnitStep};
 
 use crate::binary::{BinaryStep, Source};
+use crate::joined::ServerJoined;
 use crate::ready::ApiReady;
 use crate::settings::{Runtime, Settings, paths};
 use crate::unit::{Vendor, vendor};
@@ -45,6 +47,9 @@ pub async fn plan(host: &Host, settings: &Settings, source: &Source) -> Result<(
     }
     start.push(DataStep);
     start.push(UnitStep { unit, on_change: OnChange::Restart, wait: false });
+    if settings.role == Role::Server && !settings.first {
+        start.push(ServerJoined);
+    }
     start.push(ApiReady { settings: settings.clone() });
     Ok((files, start))
 }
@@ -128,7 +133,7 @@ impl Step for DataStep {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cluster::{Port, Role, Token};
+    use cluster::{Port, Token};
 
     fn settings(first: bool) -> Settings {
         Settings {

@@ -1,0 +1,92 @@
+//! What the tests that drive smartup share.
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use integration::{Host, Lab, Outcome, until};
+use serde_json::Value;
+
+/// The floating address that the tests use.
+pub const VIP: &str = "10.79.0.200";
+/// For what takes seconds on a quiet machine.
+pub const LONG: Duration = Duration::from_secs(180);
+
+/// Runs smartup on a host.
+pub fn smartup(host: &Host, args: &[&str]) -> Result<Outcome> {
+    host.exec([&["smartup"], args].concat())
+}
+
+/// Runs smartup on a host, which must work; answers its standard output.
+pub fn done(host: &Host, args: &[&str]) -> Result<String> {
+    smartup(host, args)?.checked().with_context(|| format!("{}: smartup {}", host.name(), args.join(" ")))
+}
+
+/// Makes a host the first server.
+pub fn init(host: &Host) -> Result<String> {
+    done(host, &["init", "--vip", VIP])
+}
+
+/// A ticket from a server.
+pub fn ticket(server: &Host, role: &str) -> Result<String> {
+    Ok(done(server, &["ticket", "--role", role])?.trim().to_owned())
+}
+
+/// Joins with a ticket on standard input.
+pub fn join(host: &Host, role: &str, ticket: &str) -> Result<Outcome> {
+    host.exec_with(["smartup", "join", "--role", role, "--ticket", "-"], ticket.as_bytes())
+}
+
+/// `smartup status` as data.
+pub fn status(host: &Host) -> Result<Value> {
+    Ok(serde_json::from_str(&done(host, &["status", "-o", "json"])?)?)
+}
+
+/// The hosts that have the VIP now.
+pub fn holders(hosts: &[&Host]) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for host in hosts.iter().filter(|h| h.is_up()) {
+        if host.addresses()?.iter().any(|a| a.starts_with(&format!("{VIP}/"))) {
+            found.push(host.name().to_owned());
+        }
+    }
+    Ok(found)
+}
+
+/// Whether the API answers through the VIP, asked from a machine that is none of the hosts.
+pub fn answers(lab: &Lab) -> Result<bool> {
+    let url = format!("https://{VIP}:9443/ping");
+    Ok(lab.probe().exec(["curl", "-sk", "--max-time", "1", "-o", "/dev/null", "-w", "%{http_code}", &url])?.stdout.trim() == "200")
+}
+
+/// Waits until the API answers through the VIP.
+pub fn answered(lab: &Lab) -> Result<()> {
+    until("the API answers through the VIP", LONG, || Ok(answers(lab)?.then_some(())))
+}
+
+/// A host's files, units and firewall, to be compared with later.
+pub struct Before {
+    tree: integration::snapshot::Snapshot,
+    units: integration::snapshot::Snapshot,
+    firewall: integration::snapshot::Snapshot,
+}
+
+impl Before {
+    /// How a host is now.
+    pub fn of(host: &Host) -> Result<Self> {
+        Ok(Self { tree: host.tree_snapshot()?, units: host.unit_snapshot()?, firewall: host.firewall_snapshot()? })
+    }
+
+    /// Fails, naming each difference, when the host is not as it was.
+    pub fn unchanged(&self, host: &Host) -> Result<()> {
+        let now = Self::of(host)?;
+        for (what, diff) in [
+            ("files", self.tree.diff(&now.tree)),
+            ("units", self.units.diff(&now.units)),
+            ("firewall", self.firewall.diff(&now.firewall)),
+        ] {
+            ensure!(diff.is_empty(), "{}: {what} differ:\n{diff}", host.name());
+        }
+        Ok(())
+    }
+}
