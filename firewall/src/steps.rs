@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use node::{Awaited, Change, Error, Host, PackageStep, Plan, Result, State, Step, Undo};
@@ -11,6 +12,9 @@ use crate::{Ports, Protocol, Rule, Rules, mask, offline, ssh, zone_file};
 const PACKAGE: &str = "firewalld";
 /// Where firewalld writes why it does not work; its unit keeps that out of the journal.
 const LOG: &str = "/var/log/firewalld";
+
+/// systemd takes a unit for inactive until its start has come to the front of the queue.
+const QUEUED: Duration = Duration::from_secs(5);
 
 /// The steps that install firewalld where it is missing, start it with ssh let in, and let in what the role needs.
 ///
@@ -106,6 +110,7 @@ impl Start {
     }
 
     async fn wait(&self, host: &Host) -> Result<()> {
+        let began = Instant::now();
         host.wait_for(&self.name(), UNIT, async || {
             let unit = host.systemd.unit(UNIT).await?;
             match unit.active.as_str() {
@@ -115,7 +120,8 @@ impl Start {
                     "FAILED" => Err(broken("firewalld could not put its rules into the kernel")),
                     other => Ok(Awaited::missing(other)),
                 },
-                "failed" | "inactive" => Err(broken("firewalld does not stay up")),
+                "failed" => Err(broken("firewalld does not stay up")),
+                "inactive" if began.elapsed() > QUEUED => Err(broken("firewalld does not stay up")),
                 other => Ok(Awaited::missing(other)),
             }
         })
