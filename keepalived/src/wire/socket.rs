@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::mem::{MaybeUninit, size_of};
+use std::mem::{MaybeUninit, offset_of, size_of};
 use std::time::Instant;
 
 use rustix::net::netdevice::name_to_index;
@@ -106,12 +106,14 @@ fn link_layer(index: u32, protocol: u16, to: Option<Mac>) -> io::Result<SockAddr
 
 /// The hardware address in a packet socket's address, and what kind of packet it was (`sll_pkttype`).
 fn hardware_address(from: SockAddr) -> Option<(Mac, u8)> {
-    let long_enough = usize::try_from(from.len()).is_ok_and(|l| l >= size_of::<libc::sockaddr_ll>());
+    // the kernel leaves away what the hardware address does not fill
+    let long_enough = usize::try_from(from.len()).is_ok_and(|l| l >= offset_of!(libc::sockaddr_ll, sll_addr) + 6);
     if i32::from(from.family()) != libc::AF_PACKET || !long_enough {
         return None;
     }
     let mut storage = from.as_storage();
-    // SAFETY: family and length say that the kernel wrote a sockaddr_ll; all its fields are integers.
+    // SAFETY: the family says that it is a sockaddr_ll, which fits into the storage with its alignment; all its fields are
+    // integers, and what the kernel did not write of them is zero or left from before, but initialised.
     let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
     let bytes = address.sll_addr.first_chunk::<6>()?;
     (address.sll_halen == 6).then_some((Mac(*bytes), address.sll_pkttype))
