@@ -48,15 +48,13 @@ impl Settings {
                 vrrp(&self.protocols) || self.rules_str.iter().flatten().any(|r| r == Rule::VRRP) || services().any(|s| vrrp(&s.protocols))
             }
             Rule::Port { ports, protocol } => {
-                let own = self.ports.iter().flatten();
-                own.chain(services().flat_map(|s| s.ports.iter().flatten())).any(|p| covers(p, *ports, *protocol))
+                let own = self.ports.iter().flatten().chain(services().flat_map(|s| s.ports.iter().flatten()));
+                let open: Vec<Ports> = own.filter(|(_, of)| of == protocol.as_str()).filter_map(|(p, _)| p.parse().ok()).collect();
+                // several may do it together
+                (ports.first..=ports.last).all(|port| open.iter().any(|o| o.cover(Ports::one(port))))
             }
         }
     }
-}
-
-fn covers((ports, protocol): &(String, String), wanted: Ports, of: Protocol) -> bool {
-    protocol == of.as_str() && ports.parse::<Ports>().is_ok_and(|p| p.cover(wanted))
 }
 
 /// A zone's source that is a network or an address; MAC addresses and sets of addresses are none.
@@ -85,10 +83,11 @@ mod tests {
     #[test]
     fn a_port_may_be_let_in_in_several_ways() {
         let mut services = Services::new();
-        services.insert("etcd-server".into(), Service { ports: Some(pairs(&["2379-2380/tcp"])), protocols: None });
+        services.insert("etcd-server".into(), Service { ports: Some(pairs(&["2380/tcp"])), protocols: None });
+        services.insert("etcd-client".into(), Service { ports: Some(pairs(&["2379/tcp"])), protocols: None });
         let zone = Settings {
             target: Some("default".into()),
-            services: Some(vec!["ssh".into(), "etcd-server".into()]),
+            services: Some(vec!["ssh".into(), "etcd-server".into(), "etcd-client".into()]),
             ports: Some(pairs(&["10000-11000/tcp", "8472/udp", "53/sctp"])),
             ..Settings::default()
         };
