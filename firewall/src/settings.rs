@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use crate::{Ports, Protocol, Rule};
+use crate::{Ports, Rule};
 
 /// What firewalld says of a zone; what it leaves out is empty.
 #[derive(Debug, Clone, Default, zbus::DeserializeDict, zbus::Type)]
@@ -70,6 +70,7 @@ pub(crate) fn overlap(a: &IpNet, b: &IpNet) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Protocol;
 
     fn port(text: &str) -> Rule {
         let (ports, protocol) = text.split_once('/').unwrap();
