@@ -159,7 +159,7 @@ async fn set_up(wanted: Wanted, args: &HostArgs, progress: &Progress) -> Result<
         plan.append(firewall::plan(&rules));
     }
     if let Some(settings) = &keepalived {
-        plan.append(keepalived::plan(&host, settings)?);
+        plan.append(keepalived::plan(settings)?);
     }
     plan.append(start);
     let mode = if args.dry_run { Mode::DryRun } else { Mode::Apply };
@@ -238,14 +238,11 @@ fn kernel(ipv6: bool) -> Result<Plan> {
 fn show(host: &Host, checks: &Preflight, args: &HostArgs) {
     for finding in &checks.0 {
         tracing::info!(check = finding.name, verdict = ?finding.verdict, "{}", finding.what);
-        match finding.verdict {
-            Verdict::Ok => {}
-            Verdict::Warn if args.ignore.iter().any(|i| i == finding.name) => {}
-            Verdict::Warn => host.reporter.warn(format!("{}: {}", finding.name, finding.what), finding.hint.clone()),
-            Verdict::Fail if args.ignore.iter().any(|i| i == finding.name) => {
-                host.reporter.warn(format!("{} (ignored): {}", finding.name, finding.what), None);
-            }
-            Verdict::Fail => {}
+        let ignored = args.ignore.iter().any(|i| i == finding.name);
+        match (finding.verdict, ignored) {
+            (Verdict::Ok, _) | (Verdict::Warn, true) | (Verdict::Fail, false) => {}
+            (Verdict::Warn, false) => host.reporter.warn(format!("{}: {}", finding.name, finding.what), finding.hint.clone()),
+            (Verdict::Fail, true) => host.reporter.warn(format!("{} (ignored): {}", finding.name, finding.what), None),
         }
     }
 }

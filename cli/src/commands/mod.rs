@@ -24,7 +24,7 @@ use node::{Context as _, Error, Result};
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Say more on stderr; twice or three times for more still (the variable SMARTUP_LOG takes filters)
+    /// Say more on stderr; twice or three times for more still (the variable `SMARTUP_LOG` takes filters)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// How diagnostics on stderr look

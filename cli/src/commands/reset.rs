@@ -39,7 +39,7 @@ impl Reset {
         if host.journal.entries().is_empty() {
             progress.reporter().warn("smartup has changed nothing on this host", None);
         } else if !self.yes {
-            self.confirm(&host)?;
+            confirm(&host)?;
         }
         let done = node::undo(&host, self.packages, async |host, by, data| match by {
             firewall::BY => firewall::undo(host, data).await,
@@ -53,25 +53,25 @@ impl Reset {
         output::print(&done?, self.output.output.unwrap_or(Format::Table), |all| in_words(all))?;
         Ok(ExitCode::SUCCESS)
     }
+}
 
-    fn confirm(&self, host: &Host) -> Result<()> {
-        if !std::io::stdin().is_terminal() {
-            return Err(Error::invalid("reset asks before it undoes anything, and there is no terminal to ask on").hint("give --yes"));
-        }
-        let entries = host.journal.entries();
-        eprintln!("This takes {} from the cluster and undoes {} changes:", host.facts.hostname, entries.len());
-        for entry in entries.iter().rev() {
-            eprintln!("  {}", describe(&entry.undo));
-        }
-        if Membership::load()?.is_some_and(|m| m.role == cluster::Role::Server) {
-            eprintln!("It is a server: its etcd member stays until it is removed from another server (kubectl delete node).");
-        }
-        eprint!("Go on? [y/N] ");
-        std::io::stderr().flush().context("cannot ask")?;
-        let mut answer = String::new();
-        std::io::stdin().read_line(&mut answer).context("cannot read the answer")?;
-        if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(Error::failed("nothing was undone: you did not say yes")) }
+fn confirm(host: &Host) -> Result<()> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Error::invalid("reset asks before it undoes anything, and there is no terminal to ask on").hint("give --yes"));
     }
+    let entries = host.journal.entries();
+    eprintln!("This takes {} from the cluster and undoes {} changes:", host.facts.hostname, entries.len());
+    for entry in entries.iter().rev() {
+        eprintln!("  {}", describe(&entry.undo));
+    }
+    if Membership::load()?.is_some_and(|m| m.role == cluster::Role::Server) {
+        eprintln!("It is a server: its etcd member stays until it is removed from another server (kubectl delete node).");
+    }
+    eprint!("Go on? [y/N] ");
+    std::io::stderr().flush().context("cannot ask")?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).context("cannot read the answer")?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(Error::failed("nothing was undone: you did not say yes")) }
 }
 
 fn describe(undo: &Undo) -> String {
