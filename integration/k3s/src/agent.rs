@@ -4,7 +4,7 @@ use crate::client::Remote;
 use crate::kubeconfig::{self, by_reference};
 use crate::layout::{folder, write};
 use crate::loadbalancer::LoadBalancer;
-use crate::process::{self, command, kubernetes};
+use crate::process::kubernetes_component;
 use crate::settings::Node;
 use crate::{containerd, error, info, network, node_password};
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -135,36 +135,31 @@ fn start_kubelet(node: &Node, config: &serde_json::Value, kubeconfig: &Path) -> 
     write(&file, text.to_string().as_bytes(), 0o600)?;
     let mut labels = vec!["beta.kubernetes.io/instance-type=k3s".to_owned(), "node.kubernetes.io/instance-type=k3s".to_owned()];
     labels.extend(node.labels.iter().cloned());
-    let mut args = vec![
-        format!("--config={}", file.display()),
-        format!("--hostname-override={}", node.name),
-        format!("--kubeconfig={}", kubeconfig.display()),
-        format!("--node-ip={}", node.ip),
-        format!("--node-labels={}", labels.join(",")),
+    let mut flags = vec![
+        ("config", file.display().to_string()),
+        ("hostname-override", node.name.clone()),
+        ("kubeconfig", kubeconfig.display().to_string()),
+        ("node-ip", node.ip.to_string()),
+        ("node-labels", labels.join(",")),
     ];
     if !node.taints.is_empty() {
-        args.push(format!("--register-with-taints={}", node.taints.join(",")));
+        flags.push(("register-with-taints", node.taints.join(",")));
     }
     if node.docker {
-        args.extend([
-            "--container-runtime=docker".to_owned(),
-            "--network-plugin=cni".to_owned(),
-            "--cni-bin-dir=/usr/lib/cni".to_owned(),
-            format!("--cni-conf-dir={}", agent("etc/cni/net.d").display()),
-            format!("--pod-infra-container-image={}", containerd::PAUSE),
+        flags.extend([
+            ("container-runtime", "docker".to_owned()),
+            ("network-plugin", "cni".to_owned()),
+            ("cni-bin-dir", "/usr/lib/cni".to_owned()),
+            ("cni-conf-dir", agent("etc/cni/net.d").display().to_string()),
+            ("pod-infra-container-image", containerd::PAUSE.to_owned()),
         ]);
     } else {
-        args.extend([
-            "--container-runtime=remote".to_owned(),
-            format!("--container-runtime-endpoint=unix://{}", containerd::SOCKET),
+        flags.extend([
+            ("container-runtime", "remote".to_owned()),
+            ("container-runtime-endpoint", format!("unix://{}", containerd::SOCKET)),
         ]);
     }
-    args.push(format!("--v={}", u8::from(node.debug)));
-    args.extend(node.kubelet_args.iter().map(|a| format!("--{a}")));
-    info!("Running kubelet {}", args.join(" "));
-    let mut kubelet = command(kubernetes("kubelet"));
-    kubelet.args(args).env("AWS_EC2_METADATA_DISABLED", "true");
-    process::component("kubelet", kubelet, None).map(|_| ())
+    kubernetes_component("kubelet", &flags, &node.kubelet_args)
 }
 
 /// kubelet wants a file that exists; as k3s does, a host without a useful one gets a made-up one.
@@ -181,22 +176,18 @@ fn start_kube_proxy(node: &Node, config: &serde_json::Value, kubeconfig: &Path) 
     if config["DisableKubeProxy"] == true {
         return Ok(());
     }
-    let mut args = vec![
-        format!("--cluster-cidr={}", config["ClusterIPRange"].as_str().unwrap_or_default()),
+    let flags = [
+        ("cluster-cidr", config["ClusterIPRange"].as_str().unwrap_or_default().to_owned()),
         // The machine's own limits are not a host's to change.
-        "--conntrack-max-per-core=0".to_owned(),
-        "--conntrack-tcp-timeout-close-wait=0s".to_owned(),
-        "--conntrack-tcp-timeout-established=0s".to_owned(),
-        "--healthz-bind-address=127.0.0.1".to_owned(),
-        format!("--hostname-override={}", node.name),
-        format!("--kubeconfig={}", kubeconfig.display()),
-        "--proxy-mode=iptables".to_owned(),
+        ("conntrack-max-per-core", "0".to_owned()),
+        ("conntrack-tcp-timeout-close-wait", "0s".to_owned()),
+        ("conntrack-tcp-timeout-established", "0s".to_owned()),
+        ("healthz-bind-address", "127.0.0.1".to_owned()),
+        ("hostname-override", node.name.clone()),
+        ("kubeconfig", kubeconfig.display().to_string()),
+        ("proxy-mode", "iptables".to_owned()),
     ];
-    args.extend(node.kube_proxy_args.iter().map(|a| format!("--{a}")));
-    info!("Running kube-proxy {}", args.join(" "));
-    let mut proxy = command(kubernetes("kube-proxy"));
-    proxy.args(args);
-    process::component("kube-proxy", proxy, None).map(|_| ())
+    kubernetes_component("kube-proxy", &flags, &node.kube_proxy_args)
 }
 
 /// Writes what k3s notes on its Node, as soon as there is one.

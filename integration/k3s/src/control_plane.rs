@@ -2,7 +2,7 @@
 
 use crate::kubeconfig::by_reference;
 use crate::layout::Layout;
-use crate::process::{self, command, kubernetes};
+use crate::process::kubernetes_component;
 use anyhow::Result;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -94,7 +94,7 @@ impl ControlPlane<'_> {
             ("tls-cert-file", path(&tls("serving-kube-apiserver.crt"))),
             ("tls-private-key-file", path(&tls("serving-kube-apiserver.key"))),
         ];
-        start("kube-apiserver", &flags, extra)
+        kubernetes_component("kube-apiserver", &flags, extra)
     }
 
     /// Starts kube-controller-manager.
@@ -121,7 +121,7 @@ impl ControlPlane<'_> {
             ("service-cluster-ip-range", self.service_cidr.to_owned()),
             ("use-service-account-credentials", "true".into()),
         ];
-        start("kube-controller-manager", &flags, extra)
+        kubernetes_component("kube-controller-manager", &flags, extra)
     }
 
     /// Starts kube-scheduler.
@@ -138,23 +138,10 @@ impl ControlPlane<'_> {
             ("port", "0".into()),
             ("profiling", "false".into()),
         ];
-        start("kube-scheduler", &flags, extra)
+        kubernetes_component("kube-scheduler", &flags, extra)
     }
 }
 
 fn path(path: &Path) -> String {
     path.display().to_string()
-}
-
-/// Starts a component with these flags; `extra` (`key=value`) go last and so win.
-fn start(name: &'static str, flags: &[(&str, String)], extra: &[String]) -> Result<()> {
-    let mut command = command(kubernetes(name));
-    let args: Vec<String> = flags
-        .iter()
-        .map(|(k, v)| format!("--{k}={v}"))
-        .chain(extra.iter().map(|a| format!("--{a}")))
-        .collect();
-    crate::info!("Running {name} {}", args.join(" "));
-    command.args(args).arg("--v=0");
-    process::component(name, command, None).map(|_| ())
 }

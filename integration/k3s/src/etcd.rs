@@ -346,8 +346,7 @@ impl Etcd {
         write(&file, &serde_json::to_vec_pretty(&config)?, 0o600)?;
         let mut command = process::command("/usr/bin/etcd");
         command.arg("--config-file").arg(&file);
-        process::component("etcd", command, None)?;
-        Ok(())
+        process::component("etcd", command, None)
     }
 
     /// Waits until this member has a vote, asking as often as k3s does.

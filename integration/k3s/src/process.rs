@@ -27,11 +27,27 @@ pub fn command(program: impl AsRef<Path>) -> Command {
     command
 }
 
+/// One of Kubernetes' programs with these flags, then the user's (`key=value`, so that they
+/// win). Only its warnings and errors go to our log.
+pub fn kubernetes_component(name: &'static str, flags: &[(&str, String)], extra: &[String]) -> Result<()> {
+    let args: Vec<String> = flags
+        .iter()
+        .map(|(k, v)| format!("--{k}={v}"))
+        .chain(extra.iter().map(|a| format!("--{a}")))
+        .collect();
+    crate::info!("Running {name} {}", args.join(" "));
+    let mut command = command(kubernetes(name));
+    command.args(["--logtostderr=false", "--stderrthreshold=WARNING", "--log-file=/dev/null"]).args(args);
+    // kubelet would ask a cloud's metadata service.
+    command.env("AWS_EC2_METADATA_DISABLED", "true");
+    component(name, command, None)
+}
+
 /// Starts a component; its end is ours, as a component's end ends k3s.
 ///
 /// # Errors
 /// It cannot be started.
-pub fn component(name: &'static str, mut command: Command, log: Option<&Path>) -> Result<u32> {
+pub fn component(name: &'static str, mut command: Command, log: Option<&Path>) -> Result<()> {
     if let Some(path) = log {
         if let Some(folder) = path.parent() {
             crate::layout::folder(folder)?;
@@ -42,7 +58,6 @@ pub fn component(name: &'static str, mut command: Command, log: Option<&Path>) -
         command.stdout(Stdio::null());
     }
     let mut child: Child = command.spawn().with_context(|| format!("failed to start {name}"))?;
-    let id = child.id().unwrap_or_default();
     tokio::spawn(async move {
         let end = match child.wait().await {
             Ok(status) => status.to_string(),
@@ -50,7 +65,7 @@ pub fn component(name: &'static str, mut command: Command, log: Option<&Path>) -
         };
         crate::log::fatal(&format!("{name} exited: {end}"));
     });
-    Ok(id)
+    Ok(())
 }
 
 /// Runs a command to its end; its standard output.

@@ -127,16 +127,19 @@ pub async fn run(flags: &Parsed, args: &[String]) -> Result<()> {
     }
     plane.api_server(flags.many("kube-apiserver-arg"))?;
     wait_for(&kube, "/livez/ping").await;
+    supervisor.ready.store(true, Ordering::Relaxed);
+    // As with a real k3s, systemd hears of it 1.5 to 2 s before /readyz is ok.
+    info!("k3s is up and running");
+    notify::ready().context("cannot notify systemd")?;
+    // The two need roles that the API makes for itself after its start, and end without them.
+    wait_for(&kube, "/readyz").await;
     plane.controller_manager(flags.many("kube-controller-manager-arg"))?;
     if !flags.is("disable-scheduler") {
         plane.scheduler(flags.many("kube-scheduler-arg"))?;
     }
-    supervisor.ready.store(true, Ordering::Relaxed);
     tokio::spawn(manifests::keep(layout.clone()));
-    tokio::spawn(nodes::keep(kube, node.name.clone(), (!single).then_some(etcd)));
-    info!("k3s is up and running");
-    notify::ready().context("cannot notify systemd")?;
-    std::future::pending().await
+    nodes::keep(kube, node.name, (!single).then_some(etcd)).await;
+    Ok(())
 }
 
 fn prepare_folders(layout: &Layout) -> Result<()> {

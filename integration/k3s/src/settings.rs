@@ -31,8 +31,6 @@ pub struct Node {
     pub snapshotter: String,
     /// containerd's.
     pub selinux: bool,
-    /// More log.
-    pub debug: bool,
 }
 
 impl Node {
@@ -64,7 +62,6 @@ impl Node {
             docker: flags.is("docker"),
             snapshotter: flags.one("snapshotter").unwrap_or("overlayfs").to_owned(),
             selinux: flags.is("selinux"),
-            debug: flags.is("debug"),
         })
     }
 }
