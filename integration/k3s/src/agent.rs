@@ -6,7 +6,7 @@ use crate::layout::{folder, write};
 use crate::loadbalancer::LoadBalancer;
 use crate::process::kubernetes_component;
 use crate::settings::Node;
-use crate::{containerd, error, info, network, node_password};
+use crate::{containerd, error, network, node_password};
 use anyhow::{Context as _, Result, anyhow, bail};
 use kube::api::{Patch, PatchParams};
 use std::path::{Path, PathBuf};

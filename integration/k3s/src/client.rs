@@ -94,8 +94,6 @@ pub struct Remote {
     url: String,
     client: reqwest::Client,
     token: Token,
-    /// Its CA bundle, PEM.
-    pub ca: Vec<u8>,
 }
 
 impl Remote {
@@ -127,7 +125,7 @@ impl Remote {
         }
         let client = http(tls(&ca, None)?)?;
         get(&client, &cacerts, None, &[]).await.map_err(|e| anyhow!("server {cacerts} is not trusted: {e}"))?;
-        Ok(Self { url, client, token, ca })
+        Ok(Self { url, client, token })
     }
 
     /// A GET with the token's credentials.
@@ -157,7 +155,7 @@ async fn get(client: &reqwest::Client, url: &str, token: Option<&Token>, headers
 }
 
 /// The error in Go's words, since that is what people (and programs) look for in k3s's log.
-fn go_error(error: &reqwest::Error) -> String {
+pub fn go_error(error: &reqwest::Error) -> String {
     let host = error
         .url()
         .and_then(|u| Some(format!("{}:{}", u.host_str()?, u.port_or_known_default()?)))

@@ -30,7 +30,7 @@ pub async fn start(node: &Node) -> Result<()> {
     info!("Logging containerd to {}", root.join("containerd.log").display());
     let mut containerd = command("/usr/bin/containerd");
     containerd.arg("--config").arg(&config).args(["--address", SOCKET, "--state", "/run/k3s/containerd", "--root"]).arg(&root);
-    process::component("containerd", containerd, Some(&root.join("containerd.log")))?;
+    process::component("containerd", containerd, Some(&root.join("containerd.log"))).map(drop)?;
     for _ in 0..600 {
         if Path::new(SOCKET).exists() && ctr(&["version"]).await.is_ok() {
             info!("Containerd is now running");

@@ -1,7 +1,7 @@
 //! etcd: its configuration as k3s writes it, its membership through its own API, and the loop
 //! that promotes learners.
 
-use crate::client::{http, tls};
+use crate::client::{go_error, http, tls};
 use crate::layout::{Layout, folder, write};
 use crate::token::random_hex;
 use crate::{error, info, process};
@@ -15,7 +15,7 @@ use std::time::Duration;
 /// k3s's tick for learners.
 const MANAGE: Duration = Duration::from_secs(15);
 /// k3s evicts a learner that has not moved for so long.
-const STALL: Duration = Duration::from_mins(5);
+const STALL: Duration = Duration::from_secs(300);
 
 /// A member as etcd tells of it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -77,7 +77,8 @@ impl Client {
             .json(body)
             .timeout(Duration::from_secs(10))
             .send()
-            .await?;
+            .await
+            .map_err(|e| anyhow!("{}", go_error(&e)))?;
         let failed = !response.status().is_success();
         let answer: Value = response.json().await?;
         if failed {
@@ -170,9 +171,9 @@ impl Etcd {
         endpoint(self.single)
     }
 
-    /// etcd's data; a single server has its own where k3s has an SQLite file.
+    /// etcd's data; that of a single server is where nothing looks for a cluster's.
     fn data(&self) -> PathBuf {
-        self.layout.db(if self.single { "state.db" } else { "etcd" })
+        self.layout.db(if self.single { "state" } else { "etcd" })
     }
 
     /// Where peers reach us.
@@ -193,11 +194,6 @@ impl Etcd {
     /// The member's own address.
     pub fn address(&self) -> IpAddr {
         self.address
-    }
-
-    /// A client of this member.
-    pub fn client(&self) -> &Client {
-        &self.client
     }
 
     /// What `/db/info` answers: the members, or just this one as long as etcd does not answer.
@@ -284,7 +280,8 @@ impl Etcd {
             if let Some(url) = member.peer_urls.first() {
                 cluster.push(format!("{}={url}", member.name));
             }
-            if member.name != self.name && node_of(&member.name) == self.node {
+            // At our own address it is us before our disk was wiped: etcd itself decides.
+            if !ours && node_of(&member.name) == self.node {
                 std::fs::remove_file(self.layout.db("etcd/name"))?;
                 bail!("duplicate node name found, please use a unique name for this node");
             }
@@ -342,11 +339,16 @@ impl Etcd {
             }
         }
         folder(&self.data())?;
+        if self.single {
+            // What tells such a server's data folder from a cluster's.
+            write(&self.layout.db("state.db"), b"", 0o600)?;
+        }
         let file = self.data().join("config");
         write(&file, &serde_json::to_vec_pretty(&config)?, 0o600)?;
         let mut command = process::command("/usr/bin/etcd");
         command.arg("--config-file").arg(&file);
-        process::component("etcd", command, None)
+        process::stopped_first(process::component("etcd", command, None)?);
+        Ok(())
     }
 
     /// Waits until this member has a vote, asking as often as k3s does.

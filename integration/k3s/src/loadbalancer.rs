@@ -115,10 +115,8 @@ impl LoadBalancer {
             for subset in endpoints.subsets.into_iter().flatten() {
                 let ports: Vec<i32> = subset.ports.into_iter().flatten().map(|p| p.port).collect();
                 for address in subset.addresses.into_iter().flatten() {
-                    found.extend(ports.iter().map(|port| match address.ip.contains(':') {
-                        true => format!("[{}]:{port}", address.ip),
-                        false => format!("{}:{port}", address.ip),
-                    }));
+                    let host = if address.ip.contains(':') { format!("[{}]", address.ip) } else { address.ip };
+                    found.extend(ports.iter().map(|port| format!("{host}:{port}")));
                 }
             }
             if found.is_empty() {

@@ -138,8 +138,8 @@ fn run(command: Command, mut args: Vec<String>) -> Result<()> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         tokio::select! {
             done = tokio::spawn(work) => done?,
-            _ = terminate.recv() => Ok(()),
-            _ = interrupt.recv() => Ok(()),
+            _ = terminate.recv() => process::stop().await,
+            _ = interrupt.recv() => process::stop().await,
         }
     })
 }

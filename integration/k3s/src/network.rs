@@ -138,15 +138,8 @@ async fn device(node: &Node, own: ipnet::Ipv4Net) -> Result<String> {
     write_sysctl("net/ipv4/ip_forward");
     // Not on every kernel: bridged traffic then passes iptables unseen, which is all right here.
     write_sysctl("net/bridge/bridge-nf-call-iptables");
-    let mac = std::fs::read_to_string(format!("/sys/class/net/{DEVICE}/address"));
-    match mac {
-        Ok(mac) => Ok(mac.trim().to_owned()),
-        // /sys may be the machine's and not this network namespace's.
-        Err(_) => {
-            let shown: serde_json::Value = serde_json::from_str(&run("ip", &["-j", "link", "show", DEVICE]).await?)?;
-            Ok(shown[0]["address"].as_str().context("flannel.1 has no address")?.to_owned())
-        }
-    }
+    let shown: serde_json::Value = serde_json::from_str(&run("ip", &["-j", "link", "show", DEVICE]).await?)?;
+    Ok(shown[0]["address"].as_str().context("flannel.1 has no address")?.to_owned())
 }
 
 fn write_sysctl(name: &str) {

@@ -91,9 +91,9 @@ pub fn ensure_server(layout: &Layout, api: &Sans, etcd: &Sans) -> Result<()> {
     for (file, name) in AUTHORITIES {
         let (crt, key) = (layout.tls(&format!("{file}.crt")), layout.tls(&format!("{file}.key")));
         if !(crt.exists() && key.exists()) {
-            let (cert, pair) = authority(name)?;
+            let (own, pair) = authority(name)?;
             write(&key, pair.as_bytes(), 0o600)?;
-            write(&crt, cert.as_bytes(), 0o644)?;
+            write(&crt, own.as_bytes(), 0o644)?;
         }
     }
     let service = layout.tls("service.key");
@@ -137,9 +137,9 @@ fn ensure(layout: &Layout, file: &str, authority: &str, request: &Request<'_>) -
     } else {
         KeyPair::generate()?
     };
-    let cert = sign(layout, authority, request, &pair)?;
+    let signed = sign(layout, authority, request, &pair)?;
     write(&key, pair.serialize_pem().as_bytes(), 0o600)?;
-    write(&crt, cert.as_bytes(), 0o644)
+    write(&crt, signed.as_bytes(), 0o644)
 }
 
 fn still_good(crt: &Path, authority: &Path, request: &Request<'_>) -> Result<bool> {
@@ -148,15 +148,15 @@ fn still_good(crt: &Path, authority: &Path, request: &Request<'_>) -> Result<boo
     let (Ok((_, pem)), Ok((_, ca_pem))) = (parse_x509_pem(&text), parse_x509_pem(&ca_text)) else {
         return Ok(false);
     };
-    let (Ok(cert), Ok(ca)) = (pem.parse_x509(), ca_pem.parse_x509()) else {
+    let (Ok(leaf), Ok(ca)) = (pem.parse_x509(), ca_pem.parse_x509()) else {
         return Ok(false);
     };
     let soon = (time::OffsetDateTime::now_utc() + time::Duration::days(90)).unix_timestamp();
-    if cert.verify_signature(Some(ca.public_key())).is_err() || cert.validity().not_after.timestamp() < soon {
+    if leaf.verify_signature(Some(ca.public_key())).is_err() || leaf.validity().not_after.timestamp() < soon {
         return Ok(false);
     }
     let mut has = Sans::default();
-    if let Ok(Some(extension)) = cert.subject_alternative_name() {
+    if let Ok(Some(extension)) = leaf.subject_alternative_name() {
         for name in &extension.value.general_names {
             match name {
                 GeneralName::DNSName(n) => has.names.push((*n).to_owned()),

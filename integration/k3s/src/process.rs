@@ -2,9 +2,13 @@
 //! however we end, and we end when one of them does.
 
 use anyhow::{Context as _, Result};
+use rustix::process::{Pid, Signal};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::process::{Child, Command};
 
 /// Where the lab keeps Kubernetes.
@@ -40,14 +44,14 @@ pub fn kubernetes_component(name: &'static str, flags: &[(&str, String)], extra:
     command.args(["--logtostderr=false", "--stderrthreshold=WARNING", "--log-file=/dev/null"]).args(args);
     // kubelet would ask a cloud's metadata service.
     command.env("AWS_EC2_METADATA_DISABLED", "true");
-    component(name, command, None)
+    component(name, command, None).map(drop)
 }
 
 /// Starts a component; its end is ours, as a component's end ends k3s.
 ///
 /// # Errors
 /// It cannot be started.
-pub fn component(name: &'static str, mut command: Command, log: Option<&Path>) -> Result<()> {
+pub fn component(name: &'static str, mut command: Command, log: Option<&Path>) -> Result<Option<Pid>> {
     if let Some(path) = log {
         if let Some(folder) = path.parent() {
             crate::layout::folder(folder)?;
@@ -58,14 +62,44 @@ pub fn component(name: &'static str, mut command: Command, log: Option<&Path>) -
         command.stdout(Stdio::null());
     }
     let mut child: Child = command.spawn().with_context(|| format!("failed to start {name}"))?;
+    let id = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
     tokio::spawn(async move {
         let end = match child.wait().await {
             Ok(status) => status.to_string(),
             Err(e) => e.to_string(),
         };
-        crate::log::fatal(&format!("{name} exited: {end}"));
+        if !STOPPING.load(Ordering::Relaxed) {
+            crate::log::fatal(&format!("{name} exited: {end}"));
+        }
     });
-    Ok(())
+    Ok(id)
+}
+
+static STOPPING: AtomicBool = AtomicBool::new(false);
+static FIRST: OnceLock<Pid> = OnceLock::new();
+
+/// This component is told to end, and waited for, when we are: etcd hands its lead over.
+pub fn stopped_first(id: Option<Pid>) {
+    if let Some(id) = id {
+        // There is only one etcd.
+        let _ = FIRST.set(id);
+    }
+}
+
+/// Ends the process with status 0; the kernel takes the other components along.
+pub async fn stop() -> ! {
+    STOPPING.store(true, Ordering::Relaxed);
+    if let Some(id) = FIRST.get()
+        && rustix::process::kill_process(*id, Signal::TERM).is_ok()
+    {
+        for _ in 0..40 {
+            if rustix::process::test_kill_process(*id).is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    std::process::exit(0)
 }
 
 /// Runs a command to its end; its standard output.

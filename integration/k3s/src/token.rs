@@ -1,6 +1,7 @@
 //! Join tokens: `secret`, or `K10<sha256 of the CA bundle>::<user>:<secret>`.
 
 use sha2::{Digest, Sha256};
+use std::fmt::Write as _;
 
 /// A token taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +48,11 @@ pub fn hash(ca_bundle: &[u8]) -> String {
 
 /// Lower-case hex.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// `n` random bytes as hex.
