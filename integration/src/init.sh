@@ -1,6 +1,9 @@
 #!/bin/sh
 # The first process of a lab host; it becomes systemd.
 
+# Mounts that are shared cannot be moved. systemd shares them again when it starts.
+mount --make-rprivate /
+
 # systemd-nspawn mounted /sys before it entered the host's network: it shows the machine's interfaces. Mount it anew.
 mkdir -p /run/lab-cgroup
 mount --move /sys/fs/cgroup /run/lab-cgroup
