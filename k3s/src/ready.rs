@@ -80,7 +80,8 @@ impl NodeInfo {
 /// # Errors
 /// When the API does not answer or refuses.
 pub async fn nodes(client: &Client) -> Result<Vec<NodeInfo>> {
-    let list = Api::<Node>::all(client.clone()).list(&ListParams::default()).await.context("cannot list the nodes")?;
+    let list = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
+    let list = list.map_err(|e| Error::failed(format!("cannot list the nodes: {}", in_words(&e))))?;
     let mut nodes: Vec<NodeInfo> = list.items.iter().map(NodeInfo::of).collect();
     nodes.sort_by(|a, b| (a.role == Role::Agent, &a.name).cmp(&(b.role == Role::Agent, &b.name)));
     Ok(nodes)
@@ -92,13 +93,33 @@ pub async fn nodes(client: &Client) -> Result<Vec<NodeInfo>> {
 /// Why it does not.
 pub async fn answers(kubeconfig: &Path, url: &str) -> Result<()> {
     let client = client(kubeconfig, Some(url)).await?;
-    get_ok(&client, "/readyz").await.map_err(|e| Error::failed(last_cause(&e)))
+    get_ok(&client, "/readyz").await
 }
 
 /// Asks one endpoint of the API and takes only 200 for an answer.
 async fn get_ok(client: &Client, path: &str) -> Result<()> {
     let request = http::Request::get(path).body(Vec::new()).context("cannot make a request")?;
-    client.request_text(request).await.map(|_| ()).context(format!("{path} does not answer ok"))
+    client.request_text(request).await.map(|_| ()).map_err(|e| Error::failed(in_words(&e)))
+}
+
+/// `/readyz` answers with a list of its checks, `[+]` or `[-]` before each: only the failed ones are worth a line.
+fn failed_checks(message: &str) -> String {
+    let failed: Vec<&str> = message.lines().filter_map(|l| l.strip_prefix("[-]")).map(|l| l.split(" failed").next().unwrap_or(l)).collect();
+    if failed.is_empty() { message.lines().next().unwrap_or_default().to_owned() } else { format!("not yet: {}", failed.join(", ")) }
+}
+
+/// What the API says, or else the innermost cause: the client's own words repeat each other.
+fn in_words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => failed_checks(&status.message),
+        other => {
+            let mut deepest: &dyn std::error::Error = other;
+            while let Some(next) = deepest.source() {
+                deepest = next;
+            }
+            deepest.to_string()
+        }
+    }
 }
 
 /// The API answers and this host's node is Ready: on a server from its own API and through the VIP, on an agent through
@@ -121,13 +142,13 @@ impl ApiReady {
         if self.settings.role == Role::Server
             && let Err(e) = get_ok(&client, "/readyz").await
         {
-            return Ok(Some(format!("the API on this host is not ready: {}", last_cause(&e))));
+            return Ok(Some(format!("the API on this host is not ready: {e}")));
         }
         let name = host.facts.node_name()?;
         let node = match Api::<Node>::all(client).get_opt(name.as_str()).await {
             Ok(Some(node)) => NodeInfo::of(&node),
             Ok(None) => return Ok(Some(format!("node {name} is not registered"))),
-            Err(e) => return Ok(Some(format!("node {name} cannot be read: {e}"))),
+            Err(e) => return Ok(Some(format!("node {name} cannot be read: {}", in_words(&e)))),
         };
         if node.ready != "True" {
             return Ok(Some(format!("node {name} is not Ready: {}", node.reason.unwrap_or_else(|| "it has not said why".into()))));
@@ -135,16 +156,11 @@ impl ApiReady {
         if self.settings.role == Role::Server {
             let through = self::client(kubeconfig, Some(&self.settings.url())).await?;
             if let Err(e) = get_ok(&through, "/readyz").await {
-                return Ok(Some(format!("the API does not answer through the VIP: {}", last_cause(&e))));
+                return Ok(Some(format!("the API does not answer through the VIP: {e}")));
             }
         }
         Ok(None)
     }
-}
-
-/// The innermost cause, which says most in a line.
-fn last_cause(e: &Error) -> String {
-    e.chain().rsplit(": ").next().unwrap_or_default().to_owned()
 }
 
 #[async_trait(?Send)]
@@ -164,5 +180,17 @@ impl Step for ApiReady {
                 Ok(self.missing(host).await?.map_or(Awaited::Done(()), Awaited::Missing))
             })
             .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_fails_is_said() {
+        let readyz = "[+]ping ok\n[+]etcd ok\n[-]poststarthook/rbac/bootstrap-roles failed: reason withheld\n[-]etcd failed: reason withheld\nreadyz check failed";
+        assert_eq!(failed_checks(readyz), "not yet: poststarthook/rbac/bootstrap-roles, etcd");
+        assert_eq!(failed_checks("apiserver not ready"), "apiserver not ready");
     }
 }
