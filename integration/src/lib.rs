@@ -17,6 +17,7 @@ pub mod gc;
 mod host;
 pub mod keeper;
 mod lab;
+mod limits;
 mod lock;
 mod net;
 mod nspawn;
