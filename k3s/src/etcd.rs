@@ -131,7 +131,7 @@ impl MemberState {
 pub enum Vote {
     /// It has one.
     Has,
-    /// It has been given one just now.
+    /// It has been given one just now, and knows.
     Given,
     /// It has to catch up with the leader first.
     CatchingUp,
@@ -331,11 +331,22 @@ impl Etcd {
             return Ok(Vote::Has);
         }
         match self.promote(own.id).await {
-            Ok(()) => Ok(Vote::Given),
+            Ok(()) => self.learned().await,
             Err(EtcdError::NotALearner) => Ok(Vote::Has),
             Err(EtcdError::NotInSync) => Ok(Vote::CatchingUp),
             Err(e) => Err(e),
         }
+    }
+
+    /// Waits until this server itself has heard of its vote, which reaches it as any other entry of the log does.
+    async fn learned(&self) -> Result<Vote, EtcdError> {
+        let heard = async {
+            while self.status(&self.local, LIMIT).await?.learner {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Ok(Vote::Given)
+        };
+        tokio::time::timeout(LIMIT, heard).await.unwrap_or(Ok(Vote::CatchingUp))
     }
 
     async fn call<Q, A>(&self, url: &str, path: &'static str, message: Q, limit: Duration) -> Result<A, EtcdError>
@@ -683,7 +694,9 @@ mod tests {
         assert_eq!(second.members().await.unwrap().len(), 2, "but the others do");
         let alone = trust.client(&b, &[]);
         assert!(matches!(alone.promote(id).await, Err(EtcdError::AskedALearner { .. })), "nor can it promote itself");
-        until("b has a vote", async || (second.promote_here().await.ok()? == Vote::Has).then_some(())).await;
+        let vote = until("b has a vote", async || second.promote_here().await.ok().filter(|v| *v != Vote::CatchingUp)).await;
+        assert_eq!(vote, Vote::Given);
+        assert_eq!(second.promote_here().await.unwrap(), Vote::Has, "and it knows at once");
 
         add_learner(&first, &c).await;
         c.start(&trust, &[&a, &b]);
