@@ -222,8 +222,9 @@ spec: {selector: {app: web}, ports: [{port: 80}]}
     }
     let service = kubectl(h1, "get service web -o jsonpath='{.spec.clusterIP}'")?;
     let pod = kubectl(h1, "get pods -l app=web --field-selector spec.nodeName=h4 -o name")?;
-    let line = format!("exec {} -- wget -qO- -T 2 http://{service}/", pod.trim());
-    until("the service answers a pod", LONG, || Ok(kubectl(h1, &line)?.starts_with("web-").then_some(())))
+    // A static busybox's wget may crash where it would look up a name.
+    let line = format!(r#"exec {} -- sh -c "printf 'GET / HTTP/1.0\r\n\r\n' | nc -w 2 {service} 80""#, pod.trim());
+    until("the service answers a pod", LONG, || Ok(kubectl(h1, &line)?.contains("200 OK").then_some(())))
 }
 
 fn faults(h1: &Host, h3: &Host, h4: &Host) -> Result<()> {
