@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use node::{Awaited, Change, Error, Host, PackageStep, Plan, Result, State, Step, Undo};
+use node::{Awaited, Change, Error, Host, PackageStep, Plan, Result, State, Step, Undo, UnitState};
 
 use crate::firewalld::{Do, Firewalld, In, UNIT};
 use crate::state::{RuleState, subnets};
@@ -42,9 +42,12 @@ pub(crate) enum Situation {
 }
 
 pub(crate) async fn situation(host: &Host) -> Result<Situation> {
-    let unit = host.systemd.unit(UNIT).await?;
+    Ok(judge(host, &host.systemd.unit(UNIT).await?))
+}
+
+fn judge(host: &Host, unit: &UnitState) -> Situation {
     let ours = is_ours(host);
-    Ok(if unit.running() {
+    if unit.running() {
         Situation::Runs
     } else if !offline::installed() {
         Situation::Absent
@@ -52,7 +55,7 @@ pub(crate) async fn situation(host: &Host) -> Result<Situation> {
         Situation::LeftAlone
     } else {
         Situation::WillStart
-    })
+    }
 }
 
 /// Whether smartup installed firewalld.
@@ -148,10 +151,11 @@ impl Step for Start {
     }
 
     async fn check(&self, host: &Host) -> Result<State> {
-        Ok(match situation(host).await? {
+        let unit = host.systemd.unit(UNIT).await?;
+        Ok(match judge(host, &unit) {
             Situation::LeftAlone => State::Right,
             Situation::Absent | Situation::WillStart => State::differs(format!("start {UNIT}, with ssh let in")),
-            Situation::Runs => match host.systemd.unit(UNIT).await?.active.as_str() {
+            Situation::Runs => match unit.active.as_str() {
                 "active" => match Firewalld::connect(host).await?.state().await?.as_str() {
                     "RUNNING" => State::Right,
                     "FAILED" => return Err(broken("firewalld could not put its rules into the kernel")),
