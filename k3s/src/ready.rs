@@ -129,8 +129,24 @@ pub struct ApiReady {
     pub settings: Settings,
 }
 
+/// Clients that a wait keeps from one look to the next: a TLS handshake each time would cost more than k3s's own start.
+#[derive(Default)]
+struct Clients {
+    here: Option<Client>,
+    through_vip: Option<Client>,
+}
+
+/// The client in `kept`, or a new one that is kept from now on.
+async fn keep<'a>(kept: &'a mut Option<Client>, kubeconfig: &Path, url: Option<&str>) -> Result<&'a Client> {
+    match kept {
+        Some(client) => Ok(client),
+        None => Ok(kept.insert(client(kubeconfig, url).await?)),
+    }
+}
+
 impl ApiReady {
-    async fn missing(&self, host: &Host) -> Result<Option<String>> {
+    /// What is missing; None when nothing is.
+    async fn look(&self, host: &Host, clients: &mut Clients) -> Result<Option<String>> {
         let kubeconfig = Path::new(match self.settings.role {
             Role::Server => paths::KUBECONFIG,
             Role::Agent => paths::KUBELET_CONFIG,
@@ -138,24 +154,32 @@ impl ApiReady {
         if !kubeconfig.exists() {
             return Ok(Some(format!("k3s has not written {} yet", kubeconfig.display())));
         }
-        let Ok(client) = client(kubeconfig, None).await else { return Ok(Some(format!("{} is not whole yet", kubeconfig.display()))) };
+        let Ok(client) = keep(&mut clients.here, kubeconfig, None).await else {
+            return Ok(Some(format!("{} is not whole yet", kubeconfig.display())));
+        };
         if self.settings.role == Role::Server
-            && let Err(e) = get_ok(&client, "/readyz").await
+            && let Err(e) = get_ok(client, "/readyz").await
         {
+            // k3s may have been started anew, with other certificates
+            clients.here = None;
             return Ok(Some(format!("the API on this host is not ready: {e}")));
         }
         let name = host.facts.node_name()?;
-        let node = match Api::<Node>::all(client).get_opt(name.as_str()).await {
+        let node = match Api::<Node>::all(client.clone()).get_opt(name.as_str()).await {
             Ok(Some(node)) => NodeInfo::of(&node),
             Ok(None) => return Ok(Some(format!("node {name} is not registered"))),
-            Err(e) => return Ok(Some(format!("node {name} cannot be read: {}", in_words(&e)))),
+            Err(e) => {
+                clients.here = None;
+                return Ok(Some(format!("node {name} cannot be read: {}", in_words(&e))));
+            }
         };
         if node.ready != "True" {
             return Ok(Some(format!("node {name} is not Ready: {}", node.reason.unwrap_or_else(|| "it has not said why".into()))));
         }
         if self.settings.role == Role::Server {
-            let through = self::client(kubeconfig, Some(&self.settings.url())).await?;
-            if let Err(e) = get_ok(&through, "/readyz").await {
+            let through = keep(&mut clients.through_vip, kubeconfig, Some(&self.settings.url())).await?;
+            if let Err(e) = get_ok(through, "/readyz").await {
+                clients.through_vip = None;
                 return Ok(Some(format!("the API does not answer through the VIP: {e}")));
             }
         }
@@ -170,14 +194,15 @@ impl Step for ApiReady {
     }
 
     async fn check(&self, host: &Host) -> Result<State> {
-        Ok(self.missing(host).await?.map_or(State::Right, |m| State::differs(format!("wait: {m}"))))
+        Ok(self.look(host, &mut Clients::default()).await?.map_or(State::Right, |m| State::differs(format!("wait: {m}"))))
     }
 
     async fn apply(&self, host: &Host) -> Result<()> {
         let watch = Watch::new(host, self.settings.role);
+        let mut clients = Clients::default();
         watch
             .wait(&self.name(), "this host's part of the cluster", async || {
-                Ok(self.missing(host).await?.map_or(Awaited::Done(()), Awaited::Missing))
+                Ok(self.look(host, &mut clients).await?.map_or(Awaited::Done(()), Awaited::Missing))
             })
             .await
     }

@@ -52,7 +52,7 @@ impl Host {
         self.reporter.report(Event::Waiting { step: step.to_owned(), what: what.into() });
     }
 
-    /// Asks `probe` again and again, every 100 ms at most, until it answers, and says on the way what is missing.
+    /// Asks `probe` again and again, every 200 ms at most, until it answers, and says on the way what is missing.
     ///
     /// # Errors
     /// What `probe` fails with; or, at the deadline, what was missing last; or that the user stopped it.
@@ -79,7 +79,7 @@ impl Host {
                 return Err(Error::failed(format!("gave up after {} s of waiting for {awaited}: {said}", began.elapsed().as_secs()))
                     .hint("run the same command again to go on waiting, or with a longer --timeout"));
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 }
