@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use crate::cgroup::Hierarchies;
 use crate::lock::Lock;
 use crate::site::Site;
-use crate::{disk, net, place};
+use crate::{disk, net, nspawn, place};
 
 /// Held while folders of labs appear or are looked through.
 pub(crate) fn lock_all(state: &Path) -> Result<Lock> {
@@ -33,10 +33,11 @@ pub fn collect() -> Result<Vec<String>> {
             continue;
         }
         let site = Site::at(&entry.path())?;
-        if let Some(owner) = Lock::attempt(&site.lock())?
-            && remove_unkept(&site, &owner)?
-        {
-            removed.push(site.id);
+        match Lock::attempt_existing(&site.lock())? {
+            Some(owner) if remove_unkept(&site, &owner)? => removed.push(site.id),
+            Some(_) => {}
+            // Somebody's, or nothing yet: an owner that ended before it had the lock left an empty folder.
+            None => drop(fs::remove_dir(&site.folder)),
         }
     }
     Ok(removed)
@@ -45,11 +46,7 @@ pub fn collect() -> Result<Vec<String>> {
 /// Waits for the end of the owner of the lab in this folder, and removes the lab unless it is a kept one.
 pub fn reap(folder: &Path) -> Result<()> {
     let site = Site::at(folder)?;
-    if !site.lock().exists() {
-        return Ok(());
-    }
-    let owner = Lock::wait(&site.lock())?;
-    if site.folder.exists() {
+    if let Some(owner) = Lock::wait_existing(&site.lock())? {
         remove_unkept(&site, &owner)?;
     }
     Ok(())
@@ -66,7 +63,12 @@ fn remove_unkept(site: &Site, owner: &Lock) -> Result<bool> {
 
 /// Removes a lab, by whoever holds its lock. Each part is tried, whatever became of the others.
 pub(crate) fn remove(site: &Site, _owner: &Lock) -> Result<()> {
-    let ended = [Hierarchies::of_machine().and_then(|groups| groups.remove_lab(&site.id)), net::remove(site), disk::unmount(&site.folder)];
+    let ended = [
+        Hierarchies::of_machine().and_then(|groups| groups.remove_lab(&site.id)),
+        net::remove(site),
+        nspawn::remove(site),
+        disk::unmount(&site.folder),
+    ];
     ended.into_iter().collect::<Result<()>>()?;
     // Only now: what is left could still be found by this folder.
     disk::remove(&site.folder)

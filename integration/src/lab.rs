@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -10,8 +11,11 @@ use crate::cgroup::Hierarchies;
 use crate::host::{Host, Probe};
 use crate::lock::Lock;
 use crate::recipe::{self, Recipe};
+use crate::run::until;
 use crate::site::{HostPlan, MOST_HOSTS, Plan, Site};
-use crate::{disk, gc, net, place, programs, random};
+use crate::{disk, gc, limits, net, place, programs, random};
+
+const FREE_LIMIT: Duration = Duration::from_secs(2);
 
 /// What a lab is to be like.
 #[derive(Debug, Clone)]
@@ -96,6 +100,7 @@ impl Lab {
             programs.extend(programs::smartup()?);
         }
         gc::collect()?;
+        limits::raise()?;
         let (site, owner) = claim(spec.name.as_deref(), &groups)?;
         let mut lab = Self::over(site, &plan, groups, Some(owner));
         // From here on dropping `lab` cleans up, and the reaper does if there is no dropping.
@@ -187,7 +192,9 @@ impl Lab {
     pub fn down(mut self) -> Result<()> {
         let owner = match self.owner.take() {
             Some(owner) => owner,
-            None => Lock::wait(&self.site.lock())?,
+            // Not at once: when a kept lab is new, its reaper takes a moment to see that there is nothing to do.
+            None => until("the lab is free to be ended", FREE_LIMIT, || Lock::attempt_existing(&self.site.lock()))
+                .context("the lab belongs to a process that still runs")?,
         };
         gc::remove(&self.site, &owner)
     }
@@ -230,6 +237,6 @@ fn claim(name: Option<&str>, groups: &Hierarchies) -> Result<(Site, Lock)> {
     let taken = site.folder.exists() || net::exists(&site) || groups.lab(&site.id).exists();
     ensure!(!taken, "there already is a lab {:?}; hint: lab down --name {0}", site.id);
     fs::create_dir(&site.folder).with_context(|| format!("cannot make {}", site.folder.display()))?;
-    let owner = Lock::attempt(&site.lock())?.context("a new lab is locked by somebody else")?;
+    let owner = Lock::on_new(&site.lock())?;
     Ok((site, owner))
 }

@@ -1,7 +1,10 @@
 //! One boot of a host: systemd-nspawn, with the freedom that Kubernetes needs.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
+
+use anyhow::{Context as _, Result};
 
 use crate::cgroup::Hierarchies;
 use crate::disk;
@@ -26,6 +29,24 @@ pub(crate) fn entering(files: &str) -> Command {
     command
 }
 
+/// systemd-nspawn's name for the host; unlike the host's own it is the only one on this machine.
+fn machine(site: &Site, host: &str) -> String {
+    format!("lab.{}.{host}", site.id)
+}
+
+/// Removes what systemd-nspawn leaves of the lab's hosts when it is killed.
+pub(crate) fn remove(site: &Site) -> Result<()> {
+    let prefix = machine(site, "");
+    let Ok(entries) = fs::read_dir("/run/systemd/nspawn/propagate") else { return Ok(()) };
+    for entry in entries {
+        let entry = entry.context("cannot list systemd-nspawn's folders")?;
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            disk::remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// The command that boots the host and lasts until it is down.
 pub(crate) fn boot(site: &Site, groups: &Hierarchies, host: &str) -> Command {
     let mut command = in_groups(site, groups, host, "boot");
@@ -33,10 +54,16 @@ pub(crate) fn boot(site: &Site, groups: &Hierarchies, host: &str) -> Command {
         .env_clear()
         .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
         // v1 controllers, for Kubernetes; /proc/sys and /sys writable; any system call.
-        .envs([("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "0"), ("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "1"), ("SYSTEMD_SECCOMP", "0")])
+        .envs([
+            ("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "0"),
+            ("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "1"),
+            ("SYSTEMD_SECCOMP", "0"),
+            // It would leave a file for each host; the lab sees to it that no host runs twice.
+            ("SYSTEMD_NSPAWN_LOCK", "0"),
+        ])
         .args(["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--console=pipe"])
         .arg(format!("--directory={}", disk::root(site, host).display()))
-        .arg(format!("--machine={host}"))
+        .arg(format!("--machine={}", machine(site, host)))
         .arg(format!("--hostname={host}"))
         .arg(format!("--network-namespace-path={}", site.namespace_file(host).display()))
         // The clock and the kernel are the machine's.

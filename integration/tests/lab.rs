@@ -47,6 +47,8 @@ fn leftovers(id: &str, folder: &Path) -> Vec<String> {
     left.extend(names("/run/netns").iter().map(|name| name.display().to_string()).filter(|name| name.contains(&format!("/lab.{id}."))));
     let folder_name = folder.display().to_string();
     left.extend(lines(Path::new("/proc/self/mountinfo")).lines().filter(|line| line.contains(&folder_name)).map(str::to_owned));
+    let shared = names("/run/systemd/nspawn/propagate");
+    left.extend(shared.iter().map(|name| name.display().to_string()).filter(|name| name.contains(&format!("/lab.{id}."))));
     for process in names("/proc") {
         let command = lines(&process.join("cmdline"));
         if command.contains(&folder_name) || lines(&process.join("cgroup")).contains(&group) {
