@@ -6,7 +6,7 @@ use crate::layout::{folder, write};
 use crate::loadbalancer::LoadBalancer;
 use crate::process::kubernetes_component;
 use crate::settings::Node;
-use crate::{containerd, error, network, node_password};
+use crate::{containerd, error, network, no_docker, node_password};
 use anyhow::{Context as _, Result, anyhow, bail};
 use kube::api::{Patch, PatchParams};
 use std::path::{Path, PathBuf};
@@ -38,6 +38,7 @@ pub async fn run(node: Node, url: &str, balancer: Option<(LoadBalancer, String)>
     by_reference(&kubelet, url, &ca, &layout.agent("client-kubelet.crt"), &layout.agent("client-kubelet.key"))?;
     by_reference(&proxy, url, &ca, &layout.agent("client-kube-proxy.crt"), &layout.agent("client-kube-proxy.key"))?;
     if !node.docker {
+        no_docker::start()?;
         containerd::start(&node).await?;
     }
     wait_for_api(&kubelet).await;
@@ -122,6 +123,8 @@ fn start_kubelet(node: &Node, config: &serde_json::Value, kubeconfig: &Path) -> 
         "featureGates": {"LocalStorageCapacityIsolation": false},
         "healthzBindAddress": "127.0.0.1",
         "imageGCHighThresholdPercent": 100,
+        // Changes show within 2 s; without a change there is nothing to write.
+        "nodeStatusReportFrequency": "1m",
         "nodeStatusUpdateFrequency": "2s",
         "readOnlyPort": 0,
         "resolvConf": resolv_conf(&node.layout.agent("etc/resolv.conf"))?,
@@ -157,6 +160,7 @@ fn start_kubelet(node: &Node, config: &serde_json::Value, kubeconfig: &Path) -> 
         flags.extend([
             ("container-runtime", "remote".to_owned()),
             ("container-runtime-endpoint", format!("unix://{}", containerd::SOCKET)),
+            ("docker", format!("unix://{}", no_docker::SOCKET)),
         ]);
     }
     kubernetes_component("kubelet", &flags, &node.kubelet_args)

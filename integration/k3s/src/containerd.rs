@@ -84,6 +84,9 @@ disabled_plugins = [
   "io.containerd.tracing.processor.v1.otlp",
 ]
 
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{}"
+
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{PAUSE}"
   disable_apparmor = true

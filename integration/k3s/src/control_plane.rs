@@ -113,6 +113,9 @@ impl ControlPlane<'_> {
             ("cluster-signing-cert-file", path(&tls("client-ca.crt"))),
             ("cluster-signing-key-file", path(&tls("client-ca.key"))),
             ("configure-cloud-routes", "false".into()),
+            // It starts its controllers one by one, and a node waits for the one with the addresses.
+            ("kube-api-burst", "200".into()),
+            ("kube-api-qps", "100".into()),
             ("kubeconfig", kubeconfig),
             ("port", "0".into()),
             ("profiling", "false".into()),

@@ -15,6 +15,7 @@ mod loadbalancer;
 mod log;
 mod manifests;
 mod network;
+mod no_docker;
 mod node_password;
 mod nodes;
 mod notify;
