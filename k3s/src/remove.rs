@@ -1,10 +1,12 @@
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use node::{Context as _, Host, Result, Undone, run};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::steps::KUBELET;
 
 /// Where k3s and its pods mount.
 const MOUNTS: [&str; 5] = ["/run/k3s", "/var/lib/rancher/k3s", "/var/lib/kubelet", "/run/netns/cni-", "/run/flannel"];
@@ -22,10 +24,15 @@ pub async fn undo(_host: &Host, data: &serde_json::Value) -> Result<Undone> {
     unmount_all()?;
     remove_links().await?;
     clean_rules().await?;
-    let absent: Vec<&str> = data["absent"].as_array().into_iter().flatten().filter_map(|v| v.as_str()).collect();
+    let words = |key: &str| -> Vec<&str> { data[key].as_array().into_iter().flatten().filter_map(|v| v.as_str()).collect() };
+    let mut paths: Vec<PathBuf> = words("absent").into_iter().map(PathBuf::from).collect();
+    let kept = words("kubelet");
+    if let Ok(entries) = fs::read_dir(KUBELET) {
+        paths.extend(entries.flatten().filter(|e| !kept.iter().any(|k| e.file_name() == *k)).map(|e| e.path()));
+    }
     let mut removed = 0;
-    for path in absent.iter().map(Path::new) {
-        let gone = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    for path in paths {
+        let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         match gone {
             Ok(()) => removed += 1,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}

@@ -92,6 +92,9 @@ fn environment(now: Option<&str>, settings: &Settings, vendor: Option<&Flags>) -
 /// Writes down what k3s will make on this host, before it is started for the first time.
 struct DataStep;
 
+/// The kubelet's own folder, which k3s's kubelet uses as well.
+pub(crate) const KUBELET: &str = "/var/lib/kubelet";
+
 /// What k3s and its containers leave behind, from the innermost to the outermost.
 const MADE_BY_K3S: [&str; 15] = [
     "/etc/rancher/k3s/k3s.yaml",
@@ -101,7 +104,7 @@ const MADE_BY_K3S: [&str; 15] = [
     "/etc/cni",
     "/var/lib/rancher/k3s",
     "/var/lib/rancher",
-    "/var/lib/kubelet",
+    KUBELET,
     "/var/lib/cni",
     "/var/log/pods",
     "/var/log/containers",
@@ -126,7 +129,11 @@ impl Step for DataStep {
 
     async fn apply(&self, host: &Host) -> Result<()> {
         let absent: Vec<&str> = MADE_BY_K3S.into_iter().filter(|p| !Path::new(p).exists()).collect();
-        host.journal.record(Undo::Other { by: "k3s".into(), data: serde_json::json!({ "absent": absent }) })
+        // a folder of the kubelet's that is there already, such as a mount point, stays, but not what k3s puts into it
+        let kubelet: Vec<String> =
+            std::fs::read_dir(KUBELET).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+        let data = serde_json::json!({ "absent": absent, "kubelet": kubelet });
+        host.journal.record(Undo::Other { by: "k3s".into(), data })
     }
 }
 

@@ -112,6 +112,7 @@ disabled_plugins = [
     conf_dir = "{}"
     max_conf_num = 1
 "#,
+        node.layout.agent("containerd").display(),
         node.selinux,
         node.snapshotter,
         cni.display(),
