@@ -21,6 +21,11 @@ const POWER_LIMIT: Duration = Duration::from_secs(30);
 /// From there until all units have started, or failed.
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
 
+/// Stays outside of the host's process namespace, and waits for the command inside. nsenter would do that too, but it stops itself
+/// when the command is stopped, as every process is in a shutdown, and nobody would ever wake it. `env` is no builtin: the shell's own
+/// `kill` would be outside as well.
+const WAIT: &str = "/usr/bin/env -i \"$@\"; exit $?";
+
 /// What a command in a host came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
@@ -198,8 +203,8 @@ impl Host {
     /// Waits until the host's units have started (failed ones too), so that ssh, D-Bus and firewalld answer.
     pub fn wait_ready(&self) -> Result<()> {
         until(&format!("{} ready", self.name), BOOT_LIMIT, || {
-            // --wait ends early when it comes before D-Bus.
-            let state = self.exec(["systemctl", "is-system-running", "--wait"])?.stdout;
+            // --wait ends early when it comes before D-Bus, and has no limit of its own.
+            let state = self.exec(["timeout", "10", "systemctl", "is-system-running", "--wait"])?.stdout;
             match state.trim() {
                 "running" | "degraded" => Ok(Some(())),
                 other => bail!("its systemd says {other:?}"),
@@ -316,7 +321,8 @@ impl Host {
         command
             .arg("nsenter")
             .arg(format!("--target={leader}"))
-            .args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd", "env", "-i"])
+            .args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd", "--no-fork"])
+            .args(["sh", "-c", WAIT, "sh"])
             .args(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "USER=root", "LANG=C.UTF-8"])
             .arg(format!("TERM={}", std::env::var("TERM").unwrap_or_else(|_| "dumb".to_owned())))
             .args(argv);

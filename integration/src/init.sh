@@ -84,6 +84,7 @@ NETFILTER_XT_MATCH_STATISTIC net/netfilter/xt_statistic
 NETFILTER_XT_TARGET_MASQUERADE net/netfilter/xt_MASQUERADE
 END
   : > "$modules/modules.order"
+  : > "$modules/modules.builtin.modinfo"
   depmod || echo "lab: no list of what the kernel has built in"
 fi
 

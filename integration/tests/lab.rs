@@ -165,6 +165,24 @@ fn a_reboot_is_a_new_boot_with_the_same_disk() -> Result<()> {
 }
 
 #[test]
+fn a_command_ends_with_its_host() -> Result<()> {
+    let lab = Lab::up(&bare(1))?;
+    let h1 = lab.host("h1")?;
+    std::thread::scope(|scope| {
+        let sleeping = || until("it sleeps", SOON, || Ok((h1.exec(["pgrep", "-fc", "^sleep 4244"])?.stdout == "1\n").then_some(())));
+        // A shutdown stops (SIGSTOP) all processes before it kills them; a power cut just kills.
+        for end in [Host::reboot, |host: &Host| host.power_cut()] {
+            let command = scope.spawn(|| h1.exec(["sleep", "4244"]));
+            sleeping()?;
+            end(h1)?;
+            let outcome = command.join().expect("no panic")?;
+            assert!(!outcome.ok(), "{outcome:?}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn a_frozen_host_says_nothing_until_it_thaws() -> Result<()> {
     let lab = Lab::up(&bare(1))?;
     let h1 = lab.host("h1")?;
@@ -262,7 +280,9 @@ impl Owner {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let state = tempfile::Builder::new().prefix("lab-test-").tempdir_in("/var/tmp")?;
         let id = format!("owned-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let mut process = Command::new(env!("CARGO_BIN_EXE_lab"))
+        // What runs in the background of a shell ignores SIGINT.
+        let mut process = Command::new("env")
+            .args(["--default-signal=INT,TERM", env!("CARGO_BIN_EXE_lab")])
             .args(["--name", &id, "with", "1", "--bare", "--", "sh", "-c", "echo up; exec sleep 4243"])
             .env("SMARTUP_LAB_STATE", state.path())
             .process_group(0)
@@ -345,6 +365,35 @@ fn a_lab_made_by_hand_stays_until_it_is_taken_down() -> Result<()> {
     assert_eq!(lab(&["down"])?.0, Some(0));
     nothing_left(&name, &state.path().join(&name))?;
     assert!(lab(&["status"])?.2.contains("there is no lab"));
+    Ok(())
+}
+
+#[test]
+fn hosts_run_what_they_are_given() -> Result<()> {
+    let state = tempfile::Builder::new().prefix("lab-test-").tempdir_in("/var/tmp")?;
+    let given = tempfile::Builder::new().prefix("lab-test-").tempdir_in("/var/tmp")?;
+    let program = |name: &str, says: &str| {
+        let file = given.path().join(name);
+        std::fs::write(&file, format!("#!/bin/sh\necho {says}\n"))?;
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+    };
+    let with = |line: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_lab"))
+            .args(["--name", &format!("given-{}", std::process::id()), "with", "1", "--"])
+            .args([env!("CARGO_BIN_EXE_lab"), "exec", "h1", "--", "sh", "-c", line])
+            .envs([("SMARTUP_LAB_STATE", state.path()), ("SMARTUP_LAB_K3S", given.path())])
+            .env("SMARTUP_LAB_BIN", given.path().join("beside"))
+            .output()?;
+        Ok::<_, anyhow::Error>((String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?))
+    };
+    program("beside", "we are smartup")?;
+    assert!(with("true")?.1.contains("there is no k3s in"));
+    program("k3s", "we are k3s")?;
+    let programs = "for p in /usr/libexec/lab-kubernetes/kube*; do $p --help > /dev/null && basename $p; done";
+    let (said, errors) = with(&format!("k3s; beside; smartup; {programs}; runc --version | head -n1; etcdctl --help > /dev/null"))?;
+    let expected = "we are k3s\nwe are smartup\nwe are smartup\n\
+        kube-apiserver\nkube-controller-manager\nkube-proxy\nkube-scheduler\nkubectl\nkubelet\nrunc version 1.1.5+ds1\n";
+    assert_eq!(said, expected, "{errors}");
     Ok(())
 }
 
