@@ -12,10 +12,8 @@ const ENDS: Duration = Duration::from_secs(30);
 fn lab(hosts: u8) -> Result<Lab> {
     let lab = Lab::up(&LabSpec::hosts(hosts).without_smartup())?;
     for host in lab.hosts() {
-        host.sh(
-            "firewall-cmd -q --add-port=9443/tcp --add-port=2379-2380/tcp --add-port=10250/tcp --add-port=8472/udp
-             firewall-cmd -q --zone=trusted --add-source=10.42.0.0/16 --add-source=10.43.0.0/16",
-        )?;
+        host.sh("firewall-cmd -q --add-port=9443/tcp --add-port=2379-2380/tcp --add-port=10250/tcp --add-port=8472/udp
+             firewall-cmd -q --zone=trusted --add-source=10.42.0.0/16 --add-source=10.43.0.0/16")?;
     }
     Ok(lab)
 }
@@ -79,10 +77,8 @@ fn ready(server: &Host, node: &str) -> Result<()> {
 
 /// `name learner?` of each member, as the etcd on this host tells them.
 fn members(host: &Host) -> Result<Vec<(String, bool)>> {
-    let text = host.sh(
-        "cd /var/lib/rancher/k3s/server/tls/etcd
-         etcdctl --endpoints https://127.0.0.1:2379 --cacert server-ca.crt --cert client.crt --key client.key member list",
-    )?;
+    let text = host.sh("cd /var/lib/rancher/k3s/server/tls/etcd
+         etcdctl --endpoints https://127.0.0.1:2379 --cacert server-ca.crt --cert client.crt --key client.key member list")?;
     text.lines()
         .map(|line| {
             let fields: Vec<&str> = line.split(", ").collect();
@@ -98,9 +94,9 @@ fn http(lab: &Lab, server: &Host, path: &str, more: &[&str]) -> Result<String> {
 }
 
 /// Runs `k3s` by itself; it must end.
-fn run(host: &Host, environment: &[&str], args: &[&str]) -> Result<(Outcome, Duration)> {
+fn run(host: &Host, environment: &[&str], line: &[&str]) -> Result<(Outcome, Duration)> {
     let limit = ENDS.as_secs().to_string();
-    let argv = [&["timeout", "-s", "KILL", &limit, "env"], environment, &["k3s"], args].concat();
+    let argv = [&["timeout", "-s", "KILL", &limit, "env"], environment, &["k3s"], line].concat();
     let begin = Instant::now();
     Ok((host.exec(argv)?, begin.elapsed()))
 }
@@ -155,13 +151,19 @@ fn three_servers_and_an_agent() -> Result<()> {
     refused(h2, &[&foreign, &url_variable], &flags, "token CA hash does not match")?;
     assert!(!h2.exec(["test", "-e", "/var/lib/rancher/k3s/server/tls/server-ca.crt"])?.ok(), "only empty folders are left");
 
+    let good = format!("K3S_TOKEN={}", token(h1)?);
+    let twin = [&flags[..], &["--node-name", "h1"]].concat();
+    refused(h2, &[&good, &url_variable], &twin, "duplicate node name found, please use a unique name for this node")?;
+
     // Two at once: one of them is refused by etcd, and comes back by itself.
     for host in [h2, h3] {
         joiner(host, h1, "server")?;
         host.run(["systemctl", "start", "--no-block", "k3s-server"])?;
     }
     joiner(h4, h1, "agent")?;
+    h4.sh("install -D /usr/libexec/lab-kubernetes/pause.tar /var/lib/rancher/k3s/agent/images/extra.tar")?;
     start(h4, "agent")?;
+    assert!(log(h4)?.contains("Imported images from /var/lib/rancher/k3s/agent/images/extra.tar"), "{}", log(h4)?);
     for host in [h2, h3] {
         until("active", LONG, || Ok((host.exec(["systemctl", "is-active", "-q", "k3s-server"])?.ok()).then_some(())))?;
         readyz(host)?;
@@ -175,7 +177,10 @@ fn three_servers_and_an_agent() -> Result<()> {
     for host in lab.hosts() {
         ready(h1, host.name())?;
     }
-    let roles = kubectl(h1, "get nodes -l node-role.kubernetes.io/etcd=true,node-role.kubernetes.io/control-plane=true,node-role.kubernetes.io/master=true -o name")?;
+    let roles = kubectl(
+        h1,
+        "get nodes -l node-role.kubernetes.io/etcd=true,node-role.kubernetes.io/control-plane=true,node-role.kubernetes.io/master=true -o name",
+    )?;
     assert_eq!(roles, "node/h1\nnode/h2\nnode/h3\n");
     until("three endpoints", LONG, || {
         let text = kubectl(h1, "get endpoints kubernetes -o jsonpath='{.subsets[*].addresses[*].ip}:{.subsets[*].ports[*].port}'")?;
@@ -237,7 +242,8 @@ fn faults(h1: &Host, h3: &Host, h4: &Host) -> Result<()> {
     let id = h3.run(["systemctl", "show", "-p", "MainPID", "--value", "k3s-server"])?;
     h3.run(["kill", "-9", id.trim()])?;
     until("its components end", Duration::from_secs(2), || {
-        Ok((!h3.exec(["sh", "-c", "ps -eo stat,comm | grep -E '^[^Z].*(etcd|kube-apiserver|kubelet|kube-proxy|containerd$)'"])?.ok()).then_some(()))
+        Ok((!h3.exec(["sh", "-c", "ps -eo stat,comm | grep -E '^[^Z].*(etcd|kube-apiserver|kubelet|kube-proxy|containerd$)'"])?.ok())
+            .then_some(()))
     })?;
     until("k3s comes back", LONG, || Ok(h3.exec(["systemctl", "is-active", "-q", "k3s-server"])?.ok().then_some(())))?;
     readyz(h3)?;
@@ -264,13 +270,21 @@ fn faults(h1: &Host, h3: &Host, h4: &Host) -> Result<()> {
 
 #[test]
 fn a_url_without_a_token_makes_a_cluster_of_its_own() -> Result<()> {
-    let lab = lab(1)?;
-    let h1 = lab.host("h1")?;
-    install(h1, "server", "K3S_URL=https://10.79.0.99:9443", SERVER)?;
+    let lab = lab(2)?;
+    let (h1, h2) = (lab.host("h1")?, lab.host("h2")?);
+    first(h2)?;
+    install(h1, "server", &format!("K3S_URL={}", url(h2)), SERVER)?;
     start(h1, "server")?;
     readyz(h1)?;
     h1.run(["test", "-e", "/var/lib/rancher/k3s/server/db/state.db"])?;
     assert!(!h1.exec(["test", "-e", "/var/lib/rancher/k3s/server/db/etcd"])?.ok());
+    // What it left there is another cluster's: a proper join does not work any more.
+    h1.run(["systemctl", "stop", "k3s-server"])?;
+    let (good, url) = (format!("K3S_TOKEN={}", token(h2)?), format!("K3S_URL={}", url(h2)));
+    let flags = ["server", "--https-listen-port", "9443", "--node-ip", "10.79.0.11", "--flannel-iface", "eth0"];
+    let (outcome, _) = run(h1, &[&good, &url], &flags)?;
+    assert!(outcome.stderr.contains("x509: certificate signed by unknown authority"), "{}", outcome.stderr);
+    assert_eq!(members(h2)?.len(), 1);
     lab.down()
 }
 
@@ -316,7 +330,8 @@ fn the_command_line_is_k3ss() -> Result<()> {
     refused(h1, &[], &["server"], "no such network interface")?;
     h1.sh("rm -r /etc/rancher; ip route del default; ip -6 route del default || true")?;
     refused(h1, &[], &["server"], "no default routes found")?;
-    let taken = ["python3", "-c", "import socket,time\ns=socket.socket(); s.bind(('', 9443)); s.listen(); print(flush=True); time.sleep(600)"];
+    let taken =
+        ["python3", "-c", "import socket,time\ns=socket.socket(); s.bind(('', 9443)); s.listen(); print(flush=True); time.sleep(600)"];
     let mut holder = h1.spawn(taken)?;
     holder.line()?;
     let args = ["server", "--cluster-init", "--https-listen-port", "9443", "--node-ip", "10.79.0.11", "--flannel-iface", "eth0"];

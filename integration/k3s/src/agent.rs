@@ -17,7 +17,14 @@ use std::time::Duration;
 ///
 /// # Errors
 /// What makes a real agent give up; a server that does not answer or refuses is asked again.
-pub async fn run(node: Node, url: &str, balancer: Option<(LoadBalancer, String)>, token: &str, args: &[String], ready: impl FnOnce()) -> Result<()> {
+pub async fn run(
+    node: Node,
+    url: &str,
+    balancer: Option<(LoadBalancer, String)>,
+    token: &str,
+    args: &[String],
+    ready: impl FnOnce(),
+) -> Result<()> {
     let remote = loop {
         match Remote::connect(url, token, "node").await {
             Ok(remote) => break remote,
@@ -241,10 +248,7 @@ mod tests {
     #[test]
     fn arguments_without_their_secrets() {
         let args = ["server", "--token", "s", "--agent-token=s", "-t", "s", "--tls-san=a"].map(String::from);
-        assert_eq!(
-            redacted(&args),
-            ["server", "--token", "********", "--agent-token", "********", "-t", "s", "--tls-san", "a"]
-        );
+        assert_eq!(redacted(&args), ["server", "--token", "********", "--agent-token", "********", "-t", "s", "--tls-san", "a"]);
     }
 
     #[test]

@@ -46,7 +46,6 @@ const NODE: &[Flag] = &[
     env("node-name", Kind::One, "K3S_NODE_NAME"),
     flag("with-node-id", Kind::Bool),
     Flag { name: "node-ip", alias: "i", kind: Kind::Many, env: "", value: "" },
-    flag("node-external-ip", Kind::Many),
     flag("flannel-iface", Kind::One),
     flag("node-label", Kind::Many),
     flag("node-taint", Kind::Many),
@@ -83,7 +82,6 @@ const SERVER: &[Flag] = &[
 
 const SNAPSHOT: &[Flag] = &[
     Flag { name: "config", alias: "c", kind: Kind::One, env: "K3S_CONFIG_FILE", value: "/etc/rancher/k3s/config.yaml" },
-    flag("debug", Kind::Bool),
     Flag { name: "data-dir", alias: "d", kind: Kind::One, env: "", value: "/var/lib/rancher/k3s" },
     env("node-name", Kind::One, "K3S_NODE_NAME"),
     default("name", "on-demand"),
@@ -138,11 +136,7 @@ impl Parsed {
     ///
     /// # Errors
     /// The messages of k3s's flag library: an unknown flag, a missing value, a bad boolean.
-    pub fn parse(
-        command: Command,
-        args: &[String],
-        environment: impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, String> {
+    pub fn parse(command: Command, args: &[String], environment: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
         let mut parsed = Self::default();
         let mut words = args.iter();
         while let Some(word) = words.next() {
@@ -211,12 +205,7 @@ impl Parsed {
 
     /// All values of a repeatable flag in which k3s also takes commas.
     pub fn comma_separated(&self, name: &str) -> Vec<String> {
-        self.many(name)
-            .iter()
-            .flat_map(|v| v.split(','))
-            .map(|v| v.trim().to_owned())
-            .filter(|v| !v.is_empty())
-            .collect()
+        self.many(name).iter().flat_map(|v| v.split(',')).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty()).collect()
     }
 }
 

@@ -110,9 +110,7 @@ impl Remote {
         let mut token = Token::parse(token, user)?;
         user.clone_into(&mut token.user);
         let cacerts = format!("{url}/cacerts");
-        let ca = get(&http(insecure()?)?, &cacerts, None, &[])
-            .await
-            .map_err(|e| anyhow!("failed to get CA certs: {e}"))?;
+        let ca = get(&http(insecure()?)?, &cacerts, None, &[]).await.map_err(|e| anyhow!("failed to get CA certs: {e}"))?;
         if let Some(expected) = &token.ca_hash {
             let found = hash(&ca);
             if *expected != found {
@@ -156,10 +154,7 @@ async fn get(client: &reqwest::Client, url: &str, token: Option<&Token>, headers
 
 /// The error in Go's words, since that is what people (and programs) look for in k3s's log.
 pub fn go_error(error: &reqwest::Error) -> String {
-    let host = error
-        .url()
-        .and_then(|u| Some(format!("{}:{}", u.host_str()?, u.port_or_known_default()?)))
-        .unwrap_or_default();
+    let host = error.url().and_then(|u| Some(format!("{}:{}", u.host_str()?, u.port_or_known_default()?))).unwrap_or_default();
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     let mut last = error.to_string();
     while let Some(e) = source {
@@ -167,8 +162,13 @@ pub fn go_error(error: &reqwest::Error) -> String {
             return tls_error(e);
         }
         if let Some(io) = e.downcast_ref::<std::io::Error>() {
-            if let Some(inner) = io.get_ref().and_then(|i| i.downcast_ref::<rustls::Error>()) {
-                return tls_error(inner);
+            // They may be wrapped in each other, and do not name each other as their source.
+            let mut inner = io.get_ref();
+            while let Some(e) = inner {
+                if let Some(e) = e.downcast_ref::<rustls::Error>() {
+                    return tls_error(e);
+                }
+                inner = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
             }
             match io.kind() {
                 std::io::ErrorKind::ConnectionRefused => return format!("dial tcp {host}: connect: connection refused"),
@@ -188,9 +188,7 @@ pub fn go_error(error: &reqwest::Error) -> String {
 fn tls_error(error: &rustls::Error) -> String {
     use rustls::{CertificateError as C, Error as E};
     match error {
-        E::InvalidCertificate(C::UnknownIssuer | C::BadSignature) => {
-            "x509: certificate signed by unknown authority".to_owned()
-        }
+        E::InvalidCertificate(C::UnknownIssuer | C::BadSignature) => "x509: certificate signed by unknown authority".to_owned(),
         E::InvalidCertificate(C::Expired | C::ExpiredContext { .. } | C::NotValidYet | C::NotValidYetContext { .. }) => {
             format!("x509: certificate has expired or is not yet valid: {error}")
         }

@@ -20,10 +20,7 @@ pub fn file(args: &[String], environment: Option<String>) -> PathBuf {
             }
         }
     }
-    found
-        .or(environment)
-        .unwrap_or_else(|| "/etc/rancher/k3s/config.yaml".to_owned())
-        .into()
+    found.or(environment).unwrap_or_else(|| "/etc/rancher/k3s/config.yaml".to_owned()).into()
 }
 
 /// The arguments with the files' values put in front of them.
@@ -41,8 +38,8 @@ pub fn inject(command: Command, args: Vec<String>, file: &Path) -> anyhow::Resul
         if text.trim().is_empty() {
             continue;
         }
-        let map: serde_json::Map<String, Value> = serde_saphyr::from_str(&text)
-            .map_err(|e| anyhow::anyhow!("failed to parse {}: {e}", path.display()))?;
+        let map: serde_json::Map<String, Value> =
+            serde_saphyr::from_str(&text).map_err(|e| anyhow::anyhow!("failed to parse {}: {e}", path.display()))?;
         merge(&mut merged, map);
     }
     Ok(argv(command, &merged, args))
@@ -132,10 +129,7 @@ mod tests {
         let got = inject(Command::Server, vec!["--node-name".into(), "x".into()], &file).unwrap();
         let mut head = got[..got.len() - 2].to_vec();
         head.sort();
-        assert_eq!(
-            head,
-            ["--docker=true", "--https-listen-port=9443", "--tls-san=a", "--tls-san=b", "--tls-san=c", "--token=other"]
-        );
+        assert_eq!(head, ["--docker=true", "--https-listen-port=9443", "--tls-san=a", "--tls-san=b", "--tls-san=c", "--token=other"]);
         assert_eq!(got[got.len() - 2..], ["--node-name", "x"]);
         let got = inject(Command::Server, vec!["--tls-san=z".into()], &file).unwrap();
         assert!(!got.contains(&"--tls-san=a".to_owned()));

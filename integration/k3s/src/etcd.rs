@@ -225,15 +225,9 @@ impl Etcd {
     /// # Errors
     /// etcd cannot be started.
     pub fn start_existing(&self) -> Result<()> {
-        let old: Value = std::fs::read(self.data().join("config"))
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok())
-            .unwrap_or_default();
-        self.start(
-            old["initial-cluster"].as_str().unwrap_or_default(),
-            old["initial-cluster-state"].as_str().unwrap_or("new"),
-            false,
-        )
+        let old: Value =
+            std::fs::read(self.data().join("config")).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        self.start(old["initial-cluster"].as_str().unwrap_or_default(), old["initial-cluster-state"].as_str().unwrap_or("new"), false)
     }
 
     /// Makes a cluster of one out of what is on disk.
@@ -380,13 +374,8 @@ impl Etcd {
         if members.members.iter().any(|m| m.name == self.name && m.peer_urls.contains(&self.peer_url())) {
             return Ok(());
         }
-        let found: Vec<String> =
-            members.members.iter().map(|m| format!("{}={}", m.name, m.peer_urls.concat())).collect();
-        bail!(
-            "this server is a not a member of the etcd cluster. Found {found:?}, expect: {}={}",
-            self.name,
-            self.peer_url()
-        )
+        let found: Vec<String> = members.members.iter().map(|m| format!("{}={}", m.name, m.peer_urls.concat())).collect();
+        bail!("this server is a not a member of the etcd cluster. Found {found:?}, expect: {}={}", self.name, self.peer_url())
     }
 
     /// After a reset: waits until the cluster is one of one, under our own address.

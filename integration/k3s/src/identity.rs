@@ -33,9 +33,7 @@ impl Verifier {
             roots.add(cert?)?;
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        Ok(Arc::new(Self(
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated().build()?,
-        )))
+        Ok(Arc::new(Self(WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated().build()?)))
     }
 
     /// The identity that a valid certificate proves.
@@ -44,11 +42,7 @@ impl Verifier {
         self.0.verify_client_cert(leaf, rest, UnixTime::now()).ok()?;
         let (_, cert) = x509_parser::parse_x509_certificate(leaf).ok()?;
         let user = cert.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
-        let groups = cert
-            .subject()
-            .iter_organization()
-            .filter_map(|o| Some(o.as_str().ok()?.to_owned()))
-            .collect();
+        let groups = cert.subject().iter_organization().filter_map(|o| Some(o.as_str().ok()?.to_owned())).collect();
         Some(Identity { user, groups })
     }
 }

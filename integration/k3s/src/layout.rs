@@ -56,12 +56,7 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
     if temporary.exists() {
         std::fs::remove_file(&temporary).map_err(failed)?;
     }
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&temporary)
-        .map_err(failed)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary).map_err(failed)?;
     file.write_all(content).map_err(failed)?;
     std::fs::rename(&temporary, path).map_err(failed)
 }

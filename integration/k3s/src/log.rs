@@ -73,9 +73,6 @@ mod tests {
 
     #[test]
     fn quotes_as_logrus_does() {
-        assert_eq!(
-            render("T", Level::Fatal, "a \"b\"\nc\\"),
-            r#"time="T" level=fatal msg="a \"b\"\nc\\""#
-        );
+        assert_eq!(render("T", Level::Fatal, "a \"b\"\nc\\"), r#"time="T" level=fatal msg="a \"b\"\nc\\""#);
     }
 }

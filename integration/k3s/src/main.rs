@@ -70,8 +70,9 @@ fn dispatch() -> Result<()> {
         Some("ctr") => return ctr(&args),
         _ => {}
     }
-    while args.first().is_some_and(|a| a == "--debug") {
-        args.remove(0);
+    // Before the command it means the same as after it.
+    if args.len() > 1 && args[0] == "--debug" {
+        args.swap(0, 1);
     }
     let (command, rest) = match args.split_first() {
         Some((c, rest)) => (c.as_str(), rest.to_vec()),
@@ -100,11 +101,8 @@ fn dispatch() -> Result<()> {
 }
 
 fn run(command: Command, mut args: Vec<String>) -> Result<()> {
-    let verb = if command == Command::Snapshot && args.first().is_some_and(|a| !a.starts_with('-')) {
-        args.remove(0)
-    } else {
-        "save".to_owned()
-    };
+    let verb =
+        if command == Command::Snapshot && args.first().is_some_and(|a| !a.starts_with('-')) { args.remove(0) } else { "save".to_owned() };
     let environment = |name: &str| std::env::var(name).ok();
     let file = config::file(&args, environment("K3S_CONFIG_FILE"));
     let args = config::inject(command, args, &file)?;

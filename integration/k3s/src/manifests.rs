@@ -15,8 +15,9 @@ const RETRY: Duration = Duration::from_secs(3);
 
 type Seen = BTreeMap<PathBuf, (SystemTime, u64)>;
 
-/// Keeps the cluster in step with the folder, for ever.
-pub async fn keep(layout: Layout) {
+/// Keeps the cluster in step with the folder, for ever; files named as what `--disable` names
+/// are left out.
+pub async fn keep(layout: Layout, disabled: Vec<String>) {
     let folder = layout.server("manifests");
     if let Err(e) = crate::layout::folder(&folder) {
         error!("{e:#}");
@@ -25,7 +26,7 @@ pub async fn keep(layout: Layout) {
     let kubectl = kubernetes("kubectl");
     let mut applied = Seen::new();
     loop {
-        let found = scan(&folder);
+        let found = scan(&folder, &disabled);
         let mut failed = false;
         for (path, stamp) in &found {
             if applied.get(path) == Some(stamp) {
@@ -48,7 +49,7 @@ pub async fn keep(layout: Layout) {
     }
 }
 
-fn scan(folder: &std::path::Path) -> Seen {
+fn scan(folder: &std::path::Path, disabled: &[String]) -> Seen {
     let mut found = Seen::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -58,6 +59,7 @@ fn scan(folder: &std::path::Path) -> Seen {
                 folders.push(path);
             } else if path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
                 && !skipped(&path)
+                && !path.file_stem().is_some_and(|stem| disabled.iter().any(|d| stem == d.as_str()))
                 && let Ok(time) = meta.modified()
             {
                 found.insert(path, (time, meta.len()));
@@ -82,10 +84,11 @@ mod tests {
     fn what_is_applied() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("sub")).unwrap();
-        for f in ["a.yaml", "b.yml", "c.json", "d.txt", "e.yaml", "e.yaml.skip", "sub/f.yaml"] {
+        for f in ["a.yaml", "b.yml", "c.json", "d.txt", "e.yaml", "e.yaml.skip", "sub/f.yaml", "g.yaml"] {
             std::fs::write(dir.path().join(f), "x").unwrap();
         }
-        let names: Vec<_> = scan(dir.path()).into_keys().map(|p| p.strip_prefix(dir.path()).unwrap().to_owned()).collect();
+        let names: Vec<_> =
+            scan(dir.path(), &["g".to_owned()]).into_keys().map(|p| p.strip_prefix(dir.path()).unwrap().to_owned()).collect();
         assert_eq!(names, ["a.yaml", "b.yml", "c.json", "sub/f.yaml"].map(PathBuf::from));
     }
 }

@@ -69,7 +69,8 @@ async fn keep_once(node: &Node, cluster_cidr: &str, kubelet: &Path) -> Result<()
             watcher::Event::Init => listed.clear(),
             watcher::Event::InitApply(n) => note(&mut listed, &n, &node.name),
             watcher::Event::InitDone => {
-                let gone: Vec<Peer> = peers.iter().filter(|(k, _)| !listed.contains_key(*k)).map(|(_, p): (&String, &Peer)| p.clone()).collect();
+                let gone: Vec<Peer> =
+                    peers.iter().filter(|(k, _)| !listed.contains_key(*k)).map(|(_, p): (&String, &Peer)| p.clone()).collect();
                 for peer in gone {
                     remove(&peer).await;
                 }
@@ -131,7 +132,11 @@ async fn device(node: &Node, own: ipnet::Ipv4Net) -> Result<String> {
         if existing[0].is_object() {
             run("ip", &["link", "del", DEVICE]).await?;
         }
-        run("ip", &["link", "add", DEVICE, "type", "vxlan", "id", "1", "dev", &node.iface, "local", &local, "dstport", "8472", "nolearning"]).await?;
+        run(
+            "ip",
+            &["link", "add", DEVICE, "type", "vxlan", "id", "1", "dev", &node.iface, "local", &local, "dstport", "8472", "nolearning"],
+        )
+        .await?;
     }
     run("ip", &["addr", "replace", &format!("{}/32", own.network()), "dev", DEVICE]).await?;
     run("ip", &["link", "set", DEVICE, "up"]).await?;
@@ -144,7 +149,9 @@ async fn device(node: &Node, own: ipnet::Ipv4Net) -> Result<String> {
 
 fn write_sysctl(name: &str) {
     let path = Path::new("/proc/sys").join(name);
-    if path.exists() && let Err(e) = std::fs::write(&path, "1") {
+    if path.exists()
+        && let Err(e) = std::fs::write(&path, "1")
+    {
         crate::warning!("cannot set {name}: {e}");
     }
 }
@@ -174,7 +181,11 @@ async fn rules(cluster: &str, own: ipnet::Ipv4Net) -> Result<()> {
 
 /// The CNI configuration; as soon as it is there, kubelet says Ready.
 fn cni(layout: &Layout, cluster: &str, own: ipnet::Ipv4Net) -> Result<()> {
-    let subnet = format!("FLANNEL_NETWORK={cluster}\nFLANNEL_SUBNET={}/{}\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n", Ipv4Addr::from(u32::from(own.network()) + 1), own.prefix_len());
+    let subnet = format!(
+        "FLANNEL_NETWORK={cluster}\nFLANNEL_SUBNET={}/{}\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n",
+        Ipv4Addr::from(u32::from(own.network()) + 1),
+        own.prefix_len()
+    );
     write(Path::new("/run/flannel/subnet.env"), subnet.as_bytes(), 0o644)?;
     let conflist = serde_json::json!({
         "name": "cbr0",

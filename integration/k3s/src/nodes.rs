@@ -66,8 +66,7 @@ async fn mark(api: &Api<Node>, node: &Node, etcd: Option<&Etcd>) -> Result<()> {
         annotations.insert(MEMBER_NAME.to_owned(), etcd.name.clone().into());
         annotations.insert(MEMBER_ADDRESS.to_owned(), etcd.address().to_string().into());
     }
-    let labels: serde_json::Map<_, _> =
-        labels.into_iter().map(|l| (format!("node-role.kubernetes.io/{l}"), "true".into())).collect();
+    let labels: serde_json::Map<_, _> = labels.into_iter().map(|l| (format!("node-role.kubernetes.io/{l}"), "true".into())).collect();
     let has = |have: Option<&BTreeMap<String, String>>, want: &serde_json::Map<String, serde_json::Value>| {
         want.iter().all(|(k, v)| have.and_then(|h| h.get(k)).is_some_and(|h| v == h))
     };

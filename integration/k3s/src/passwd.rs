@@ -56,10 +56,7 @@ pub fn ensure(layout: &Layout, token: Option<&str>, agent_token: Option<&str>) -
         None => server.clone(),
     };
     let passwords = Passwords { server, node };
-    let text = format!(
-        "{},node,node,k3s:agent\n{},server,server,k3s:server\n",
-        passwords.node, passwords.server
-    );
+    let text = format!("{},node,node,k3s:agent\n{},server,server,k3s:server\n", passwords.node, passwords.server);
     write(&path, text.as_bytes(), 0o600)?;
     Ok(passwords)
 }

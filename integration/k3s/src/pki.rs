@@ -4,8 +4,7 @@ use crate::layout::{Layout, write};
 use crate::token::random_hex;
 use anyhow::{Context as _, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose as Usage, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose as Usage, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use std::net::IpAddr;
 use std::path::Path;
@@ -112,10 +111,30 @@ pub fn ensure_server(layout: &Layout, api: &Sans, etcd: &Sans) -> Result<()> {
     }
     let proxy = Request { name: "system:auth-proxy", organisation: "", sans: Sans::default(), server: false, client: true };
     ensure(layout, "client-auth-proxy", "request-header-ca", &proxy)?;
-    ensure(layout, "serving-kube-apiserver", "server-ca", &Request { name: "kube-apiserver", organisation: "", sans: api.clone(), server: true, client: false })?;
-    ensure(layout, "etcd/client", "etcd/server-ca", &Request { name: "etcd-client", organisation: "", sans: Sans::default(), server: false, client: true })?;
-    ensure(layout, "etcd/server-client", "etcd/server-ca", &Request { name: "etcd-server", organisation: "", sans: etcd.clone(), server: true, client: true })?;
-    ensure(layout, "etcd/peer-server-client", "etcd/peer-ca", &Request { name: "etcd-peer", organisation: "", sans: etcd.clone(), server: true, client: true })?;
+    ensure(
+        layout,
+        "serving-kube-apiserver",
+        "server-ca",
+        &Request { name: "kube-apiserver", organisation: "", sans: api.clone(), server: true, client: false },
+    )?;
+    ensure(
+        layout,
+        "etcd/client",
+        "etcd/server-ca",
+        &Request { name: "etcd-client", organisation: "", sans: Sans::default(), server: false, client: true },
+    )?;
+    ensure(
+        layout,
+        "etcd/server-client",
+        "etcd/server-ca",
+        &Request { name: "etcd-server", organisation: "", sans: etcd.clone(), server: true, client: true },
+    )?;
+    ensure(
+        layout,
+        "etcd/peer-server-client",
+        "etcd/peer-ca",
+        &Request { name: "etcd-peer", organisation: "", sans: etcd.clone(), server: true, client: true },
+    )?;
     for key in ["client-kubelet", "serving-kubelet"] {
         let path = layout.tls(&format!("{key}.key"));
         if !path.exists() {
@@ -132,11 +151,7 @@ fn ensure(layout: &Layout, file: &str, authority: &str, request: &Request<'_>) -
     if crt.exists() && key.exists() && still_good(&crt, &layout.tls(&format!("{authority}.crt")), request)? {
         return Ok(());
     }
-    let pair = if key.exists() {
-        KeyPair::from_pem(&read(&key)?)?
-    } else {
-        KeyPair::generate()?
-    };
+    let pair = if key.exists() { KeyPair::from_pem(&read(&key)?)? } else { KeyPair::generate()? };
     let signed = sign(layout, authority, request, &pair)?;
     write(&key, pair.serialize_pem().as_bytes(), 0o600)?;
     write(&crt, signed.as_bytes(), 0o644)
@@ -171,8 +186,7 @@ fn still_good(crt: &Path, authority: &Path, request: &Request<'_>) -> Result<boo
             }
         }
     }
-    Ok(request.sans.names.iter().all(|n| has.names.contains(n))
-        && request.sans.addresses.iter().all(|a| has.addresses.contains(a)))
+    Ok(request.sans.names.iter().all(|n| has.names.contains(n)) && request.sans.addresses.iter().all(|a| has.addresses.contains(a)))
 }
 
 fn read(path: &Path) -> Result<String> {
@@ -193,11 +207,7 @@ fn authority(name: &str) -> Result<(String, String)> {
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, format!("{name}@{now}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![
-        KeyUsagePurpose::DigitalSignature,
-        KeyUsagePurpose::KeyEncipherment,
-        KeyUsagePurpose::KeyCertSign,
-    ];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::KeyCertSign];
     validity(&mut params, 3650);
     Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
 }

@@ -34,11 +34,7 @@ pub fn command(program: impl AsRef<Path>) -> Command {
 /// One of Kubernetes' programs with these flags, then the user's (`key=value`, so that they
 /// win). Only its warnings and errors go to our log.
 pub fn kubernetes_component(name: &'static str, flags: &[(&str, String)], extra: &[String]) -> Result<()> {
-    let args: Vec<String> = flags
-        .iter()
-        .map(|(k, v)| format!("--{k}={v}"))
-        .chain(extra.iter().map(|a| format!("--{a}")))
-        .collect();
+    let args: Vec<String> = flags.iter().map(|(k, v)| format!("--{k}={v}")).chain(extra.iter().map(|a| format!("--{a}"))).collect();
     crate::info!("Running {name} {}", args.join(" "));
     let mut command = command(kubernetes(name));
     command.args(["--logtostderr=false", "--stderrthreshold=WARNING", "--log-file=/dev/null"]).args(args);
@@ -108,12 +104,8 @@ pub async fn stop() -> ! {
 /// It cannot be started, or fails: with what it wrote to stderr.
 pub async fn run(program: impl AsRef<Path>, args: &[&str]) -> Result<String> {
     let name = program.as_ref().display().to_string();
-    let out = Command::new(program.as_ref())
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .await
-        .with_context(|| format!("failed to run {name}"))?;
+    let out =
+        Command::new(program.as_ref()).args(args).stdin(Stdio::null()).output().await.with_context(|| format!("failed to run {name}"))?;
     if !out.status.success() {
         anyhow::bail!("{name} {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr).trim());
     }

@@ -108,8 +108,7 @@ fn clean(headers: &mut HeaderMap) {
 
 /// Nobody may claim an identity by these headers: the sender's own go, ours come.
 fn forward_identity(headers: &mut HeaderMap, identity: Option<&Identity>) -> Result<()> {
-    let claimed: Vec<HeaderName> =
-        headers.keys().filter(|n| n.as_str().starts_with("x-remote-")).cloned().collect();
+    let claimed: Vec<HeaderName> = headers.keys().filter(|n| n.as_str().starts_with("x-remote-")).cloned().collect();
     for name in claimed {
         headers.remove(name);
     }

@@ -8,7 +8,7 @@ use crate::identity::{Verifier, server_tls};
 use crate::layout::{Layout, folder, write};
 use crate::pki::{BOOTSTRAP, Sans, ensure_server};
 use crate::proxy::Proxy;
-use crate::settings::{Node, token};
+use crate::settings::{Node, component_args, token};
 use crate::supervisor::{Supervisor, listen};
 use crate::{agent, error, info, kubeconfig, manifests, nodes, notify, passwd, snapshot, warning};
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -52,18 +52,10 @@ pub async fn run(flags: &Parsed, args: &[String]) -> Result<()> {
     let reset = flags.is("cluster-reset");
     check_reset(layout, reset, flags.one("cluster-reset-restore-path"))?;
 
-    let datastore = bootstrap(layout, flags, given.as_deref(), reset).await.map_err(|e| anyhow!("starting kubernetes: preparing server: {e:#}"))?;
-    let service_ip = first_host(service_cidr)?;
-    let common = [
-        "127.0.0.1".to_owned(), "::1".to_owned(), "localhost".to_owned(), node.name.clone(), node.ip.to_string(),
-    ];
-    let api = Sans::new(
-        common.iter().cloned().chain(flags.comma_separated("tls-san")).chain(advertise.map(|a| a.to_string())).chain(
-            ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
-                .map(ToOwned::to_owned),
-        ).chain([LOOPBACK.to_string(), service_ip]),
-    );
-    ensure_server(layout, &api, &Sans::new(&common)).context("starting kubernetes: preparing server")?;
+    let datastore =
+        bootstrap(layout, flags, given.as_deref(), reset).await.map_err(|e| anyhow!("starting kubernetes: preparing server: {e:#}"))?;
+    let (api, members) = sans(&node, flags, advertise, service_cidr)?;
+    ensure_server(layout, &api, &members).context("starting kubernetes: preparing server")?;
     let passwords = passwd::ensure(layout, given.as_deref(), agent_token.as_deref())?;
     passwd::write_tokens(layout, &passwords)?;
 
@@ -125,7 +117,7 @@ pub async fn run(flags: &Parsed, args: &[String]) -> Result<()> {
     if !single {
         tokio::spawn(etcd.clone().manage_learners());
     }
-    plane.api_server(flags.many("kube-apiserver-arg"))?;
+    plane.api_server(&component_args(flags, "kube-apiserver-arg"))?;
     wait_for(&kube, "/livez/ping").await;
     supervisor.ready.store(true, Ordering::Relaxed);
     // As with a real k3s, systemd hears of it 1.5 to 2 s before /readyz is ok.
@@ -133,13 +125,25 @@ pub async fn run(flags: &Parsed, args: &[String]) -> Result<()> {
     notify::ready().context("cannot notify systemd")?;
     // The two need roles that the API makes for itself after its start, and end without them.
     wait_for(&kube, "/readyz").await;
-    plane.controller_manager(flags.many("kube-controller-manager-arg"))?;
+    plane.controller_manager(&component_args(flags, "kube-controller-manager-arg"))?;
     if !flags.is("disable-scheduler") {
-        plane.scheduler(flags.many("kube-scheduler-arg"))?;
+        plane.scheduler(&component_args(flags, "kube-scheduler-arg"))?;
     }
-    tokio::spawn(manifests::keep(layout.clone()));
+    tokio::spawn(manifests::keep(layout.clone(), flags.comma_separated("disable")));
     nodes::keep(kube, node.name, (!single).then_some(etcd)).await;
     Ok(())
+}
+
+/// The names of the API's certificate, and of etcd's.
+fn sans(node: &Node, flags: &Parsed, advertise: Option<IpAddr>, service_cidr: &str) -> Result<(Sans, Sans)> {
+    let own = ["127.0.0.1".to_owned(), "::1".to_owned(), "localhost".to_owned(), node.name.clone(), node.ip.to_string()];
+    let service = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
+    let mut all = own.to_vec();
+    all.extend(service.map(ToOwned::to_owned));
+    all.extend([LOOPBACK.to_string(), first_host(service_cidr)?]);
+    all.extend(flags.comma_separated("tls-san"));
+    all.extend(advertise.map(|a| a.to_string()));
+    Ok((Sans::new(all), Sans::new(own)))
 }
 
 fn prepare_folders(layout: &Layout) -> Result<()> {
@@ -188,8 +192,7 @@ async fn bootstrap(layout: &Layout, flags: &Parsed, token: Option<&str>, reset: 
     };
     let remote = Remote::connect(url, token, "server").await?;
     info!("Managed etcd cluster not yet initialized");
-    let answer: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(&remote.get("/v1-k3s/server-bootstrap", &[]).await?)?;
+    let answer: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&remote.get("/v1-k3s/server-bootstrap", &[]).await?)?;
     for (name, path) in BOOTSTRAP {
         let text = answer.get(*name).and_then(|v| v.as_str()).with_context(|| format!("the server sent no {name}"))?;
         let path = layout.server(path);
@@ -235,9 +238,7 @@ async fn reset_cluster(layout: &Layout, etcd: &mut Etcd, restore: Option<&str>) 
 async fn wait_for(kube: &kube::Client, path: &str) {
     info!("Waiting for API server to become available");
     let mut warn_at = tokio::time::Instant::now() + PATIENCE;
-    let ask = async || -> Result<String> {
-        Ok(kube.request_text(hyper::Request::get(path).body(Vec::new())?).await?)
-    };
+    let ask = async || -> Result<String> { Ok(kube.request_text(hyper::Request::get(path).body(Vec::new())?).await?) };
     while let Err(e) = ask().await {
         if tokio::time::Instant::now() > warn_at {
             warning!("API server does not answer yet: {e:#}");

@@ -57,13 +57,19 @@ impl Node {
             iface,
             labels: flags.many("node-label").to_vec(),
             taints: flags.many("node-taint").to_vec(),
-            kubelet_args: flags.many("kubelet-arg").to_vec(),
-            kube_proxy_args: flags.many("kube-proxy-arg").to_vec(),
+            kubelet_args: component_args(flags, "kubelet-arg"),
+            kube_proxy_args: component_args(flags, "kube-proxy-arg"),
             docker: flags.is("docker"),
             snapshotter: flags.one("snapshotter").unwrap_or("overlayfs").to_owned(),
             selinux: flags.is("selinux"),
         })
     }
+}
+
+/// A component's extra arguments; `--debug` lets it log all it does.
+pub fn component_args(flags: &Parsed, name: &str) -> Vec<String> {
+    let debug = flags.is("debug").then(|| ["logtostderr=true", "v=4"].map(ToOwned::to_owned));
+    debug.into_iter().flatten().chain(flags.many(name).iter().cloned()).collect()
 }
 
 /// The token that flags, environment or a file give; empty means none.

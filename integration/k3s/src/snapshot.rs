@@ -81,15 +81,18 @@ async fn save(layout: &Layout, dir: &Path, name: &str) -> Result<()> {
     let path = dir.join(name);
     info!("Saving etcd snapshot to {}", path.display());
     let tls = |f: &str| layout.tls(f).display().to_string();
-    run(ETCDCTL, &[
-        "--endpoints=https://127.0.0.1:2379",
-        &format!("--cacert={}", tls("etcd/server-ca.crt")),
-        &format!("--cert={}", tls("etcd/client.crt")),
-        &format!("--key={}", tls("etcd/client.key")),
-        "snapshot",
-        "save",
-        &path.display().to_string(),
-    ])
+    run(
+        ETCDCTL,
+        &[
+            "--endpoints=https://127.0.0.1:2379",
+            &format!("--cacert={}", tls("etcd/server-ca.crt")),
+            &format!("--cert={}", tls("etcd/client.crt")),
+            &format!("--key={}", tls("etcd/client.key")),
+            "snapshot",
+            "save",
+            &path.display().to_string(),
+        ],
+    )
     .await?;
     println!("Snapshot {name} saved.");
     Ok(())
@@ -112,15 +115,18 @@ pub async fn restore(layout: &Layout, snapshot: &Path, name: &str, peer_url: &st
         std::fs::rename(&data, &old)?;
         info!("Pre-restore etcd database moved to {}", old.display());
     }
-    run(ETCDCTL, &[
-        "snapshot",
-        "restore",
-        &snapshot.display().to_string(),
-        &format!("--data-dir={}", data.display()),
-        &format!("--name={name}"),
-        &format!("--initial-cluster={name}={peer_url}"),
-        &format!("--initial-advertise-peer-urls={peer_url}"),
-    ])
+    run(
+        ETCDCTL,
+        &[
+            "snapshot",
+            "restore",
+            &snapshot.display().to_string(),
+            &format!("--data-dir={}", data.display()),
+            &format!("--name={name}"),
+            &format!("--initial-cluster={name}={peer_url}"),
+            &format!("--initial-advertise-peer-urls={peer_url}"),
+        ],
+    )
     .await?;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! k3s's own endpoints beside the Kubernetes API, on one port.
 
+use crate::error;
 use crate::etcd::Etcd;
 use crate::identity::{Identity, Verifier};
 use crate::layout::Layout;
@@ -7,7 +8,6 @@ use crate::node_password::{self, Verdict};
 use crate::passwd::Passwords;
 use crate::pki::{BOOTSTRAP, Request as CertRequest, Sans, kubelet_bundle};
 use crate::proxy::{Body, Proxy, full, status};
-use crate::error;
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use hyper::body::Incoming;
@@ -117,9 +117,7 @@ impl Supervisor {
             "/v1-k3s/client-ca.crt" => self.file(&["tls/client-ca.crt"]),
             "/v1-k3s/server-ca.crt" => self.file(&["tls/server-ca.crt"]),
             "/v1-k3s/client-kube-proxy.crt" => self.file(&["tls/client-kube-proxy.crt", "tls/client-kube-proxy.key"]),
-            "/v1-k3s/client-k3s-controller.crt" => {
-                self.file(&["tls/client-k3s-controller.crt", "tls/client-k3s-controller.key"])
-            }
+            "/v1-k3s/client-k3s-controller.crt" => self.file(&["tls/client-k3s-controller.crt", "tls/client-k3s-controller.key"]),
             "/v1-k3s/client-kubelet.crt" => self.kubelet(&request, false).await,
             "/v1-k3s/serving-kubelet.crt" => self.kubelet(&request, true).await,
             _ => status(StatusCode::NOT_FOUND, "NotFound", "404 page not found"),
@@ -188,8 +186,7 @@ impl Supervisor {
             kubelet_bundle(&self.layout, "serving-kubelet.key", "server-ca", &wanted)
         } else {
             let name = format!("system:node:{node}");
-            let wanted =
-                CertRequest { name: &name, organisation: "system:nodes", sans: Sans::default(), server: false, client: true };
+            let wanted = CertRequest { name: &name, organisation: "system:nodes", sans: Sans::default(), server: false, client: true };
             kubelet_bundle(&self.layout, "client-kubelet.key", "client-ca", &wanted)
         };
         match made {

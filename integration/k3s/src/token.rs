@@ -28,11 +28,7 @@ impl Token {
         let Some((user, password)) = credentials.split_once(':') else {
             anyhow::bail!("invalid token CA hash length");
         };
-        Ok(Self {
-            ca_hash: (!hash.is_empty()).then(|| hash.to_owned()),
-            user: user.to_owned(),
-            password: password.to_owned(),
-        })
+        Ok(Self { ca_hash: (!hash.is_empty()).then(|| hash.to_owned()), user: user.to_owned(), password: password.to_owned() })
     }
 
     /// The long form.
