@@ -23,16 +23,24 @@ const MARGIN: Duration = Duration::from_millis(200);
 const STEADY_LIMIT: Duration = Duration::from_secs(120);
 
 /// What was seen of a fault, or of its end.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Seen {
     /// How long the API was away.
     pub outage: Duration,
     /// How long two hosts held the VIP at once.
     pub shared: Duration,
+    /// Who took the VIP (`+h2`) or gave it away (`-h1`), and how many seconds after the fault.
+    pub moves: Vec<String>,
+}
+
+impl std::fmt::Display for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "away {:.2?}, two holders {:.2?} [{}]", self.outage, self.shared, self.moves.join(" "))
+    }
 }
 
 /// A fault and its end.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Failover {
     /// From the fault on.
     pub fault: Seen,
@@ -99,8 +107,16 @@ impl Scene<'_> {
         let is_over = || now() >= from + least && self.asked.is_fine_for(CALM);
         let over = until("the API answers through the VIP", LIMIT, || Ok(is_over().then_some(())));
         over.with_context(|| format!("{}: holders: {:?}", self.side.name(), self.watch.holders()))?;
-        let to = now();
-        Ok(Seen { outage: longest(&self.asked.gets(), from.saturating_sub(MARGIN), to), shared: shared(&self.watch.changes(), from, to) })
+        let (to, changes) = (now(), self.watch.changes());
+        let moves = changes.iter().filter(|change| change.at >= from).map(|change| {
+            let sign = if change.holds { '+' } else { '-' };
+            format!("{sign}{} {:.2}", change.host, change.at.saturating_sub(from).as_secs_f64())
+        });
+        Ok(Seen {
+            outage: longest(&self.asked.gets(), from.saturating_sub(MARGIN), to),
+            shared: shared(&changes, from, to),
+            moves: moves.collect(),
+        })
     }
 
     /// Waits until every server is ready, one of them holds the VIP and the others would take it; gives the holder.
