@@ -146,7 +146,7 @@ fn default_cidrs(ipv6: bool) -> [IpNet; 2] {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn settings(role: Role, first: bool) -> Settings {

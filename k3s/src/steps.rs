@@ -140,20 +140,10 @@ impl Step for DataStep {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cluster::{Port, Token};
+    use crate::settings::tests::settings as server;
 
     fn settings(first: bool) -> Settings {
-        Settings {
-            role: Role::Server,
-            first,
-            vip: "10.0.0.10/24".parse().unwrap(),
-            port: Port::API,
-            node_ip: "10.0.0.11".parse().unwrap(),
-            interface: "eth0".parse().unwrap(),
-            token: Token::parse("s3cret").unwrap(),
-            runtime: Runtime::Docker,
-            args: vec![],
-        }
+        Settings { runtime: Runtime::Docker, ..server(Role::Server, first) }
     }
 
     #[test]
