@@ -168,7 +168,8 @@ fn three_servers_and_an_agent() -> Result<()> {
         until("active", LONG, || Ok((host.exec(["systemctl", "is-active", "-q", "k3s-server"])?.ok()).then_some(())))?;
         readyz(host)?;
     }
-    let logs = format!("{}{}", log(h2)?, log(h3)?);
+    let fatal = "journalctl --no-pager -o cat -u k3s-server | grep level=fatal || true";
+    let logs = format!("{}{}", h2.sh(fatal)?, h3.sh(fatal)?);
     let said = ["etcdserver: too many learner members in cluster", "etcdserver: unhealthy cluster"];
     assert!(said.iter().any(|message| logs.contains(message)), "{logs}");
     let found = members(h1)?;
