@@ -113,6 +113,11 @@ impl Step for PackageStep {
         }
         let install = || async { run(manager.program(), &manager.install(self.package), LIMIT).await };
         let mut out = install().await?;
+        if out.stderr.contains("dpkg was interrupted") {
+            // a run that was killed in the middle of an installation leaves it half done
+            run("dpkg", &["--configure", "-a"], LIMIT).await?;
+            out = install().await?;
+        }
         if !out.success() && manager == Manager::Apt {
             // apt does not fetch its lists by itself
             let lists = run("apt-get", &["-q", "-o", "DPkg::Lock::Timeout=120", "update"], LIMIT).await?;
