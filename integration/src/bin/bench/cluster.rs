@@ -1,7 +1,9 @@
 //! A cluster of three servers, made with smartup's own commands and timed on the way.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use integration::{Host, Lab, LabSpec, NETWORK, until};
@@ -30,14 +32,21 @@ pub struct Timing {
     pub before: Duration,
     /// From there until k3s says that it is ready.
     pub k3s: Duration,
+    /// From there until the node is Ready, which is k3s's doing too; Kubernetes tells whole seconds only, rounded down.
+    pub node: Duration,
     /// From there until the command's end.
-    pub after: Duration,
+    pub rest: Duration,
 }
 
 impl Timing {
-    /// What smartup adds to k3s's own start.
+    /// What smartup adds to the unit's own start.
+    pub fn beside_unit(&self) -> Duration {
+        self.before + self.node + self.rest
+    }
+
+    /// What smartup adds to the time until the node is Ready.
     pub fn own(&self) -> Duration {
-        self.before + self.after
+        self.before + self.rest
     }
 }
 
@@ -67,9 +76,11 @@ pub fn make(program: &Program) -> Result<(Lab, Timings)> {
     let (h1, h2, h3) = (h1?, h2?, h3?);
     let address = vip().to_string();
     let arguments = ["smartup", "init", "--vip", &address];
+    let over = AtomicBool::new(false);
     let (init, memory) = std::thread::scope(|scope| {
-        let memory = scope.spawn(|| peak_memory(h1));
+        let memory = scope.spawn(|| peak_memory(h1, &over));
         let init = timed(h1, &arguments, "");
+        over.store(true, Ordering::Relaxed);
         (init, memory.join().unwrap_or(0))
     });
     let ticket = h1.run(["smartup", "ticket", "--role", "server"])?;
@@ -107,7 +118,22 @@ fn timed(host: &Host, arguments: &[&str], input: &str) -> Result<Timing> {
     let [left, ready] = ["InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic"].map(|stamp| timestamp(host, stamp));
     let (left, ready) = (left?, ready?);
     ensure!(start <= left && left <= ready && ready <= start + took, "{}: k3s did not start within {arguments:?}", host.name());
-    Ok(Timing { before: left.saturating_sub(start), k3s: ready.saturating_sub(left), after: (start + took).saturating_sub(ready) })
+    let end = start + took;
+    let node = node_ready(host)?.clamp(ready, end);
+    Ok(Timing {
+        before: left.saturating_sub(start),
+        k3s: ready.saturating_sub(left),
+        node: node.saturating_sub(ready),
+        rest: end.saturating_sub(node),
+    })
+}
+
+/// Since when the host's node is Ready, as Kubernetes tells it.
+fn node_ready(host: &Host) -> Result<Duration> {
+    let line = "date +%s -d \"$(k3s kubectl get node $0 -o 'jsonpath={.status.conditions[?(@.type==\"Ready\")].lastTransitionTime}')\"";
+    let said = host.run(["sh", "-ec", line, host.name()])?;
+    let since = UNIX_EPOCH + Duration::from_secs(said.trim().parse().with_context(|| format!("the node is Ready since {said:?}"))?);
+    Ok(now().saturating_sub(since.elapsed().unwrap_or_default()))
 }
 
 fn timestamp(host: &Host, name: &str) -> Result<Duration> {
@@ -115,24 +141,43 @@ fn timestamp(host: &Host, name: &str) -> Result<Duration> {
     Ok(Duration::from_micros(said.trim().parse().with_context(|| format!("systemd's {name} is {said:?}"))?))
 }
 
-/// The most memory that the smartup on this host had resident, asked until it ends; KiB.
-fn peak_memory(host: &Host) -> u64 {
+/// The most memory that smartup on this host had resident, asked until it has ended; KiB.
+fn peak_memory(host: &Host, over: &AtomicBool) -> u64 {
     let mut peak = 0;
-    let mut seen = false;
-    loop {
-        let line = "for p in /proc/[0-9]*; do [ \"$(cat $p/comm 2>/dev/null)\" != smartup ] || grep VmHWM $p/status; done";
-        let found = host.sh(line).ok().and_then(|said| said.split_whitespace().nth(1)?.parse::<u64>().ok());
-        match found {
-            Some(kib) => (peak, seen) = (peak.max(kib), true),
-            None if seen => return peak,
-            None => {}
-        }
-        std::thread::sleep(Duration::from_millis(100));
+    while !over.load(Ordering::Relaxed) {
+        peak = peak.max(resident(host).unwrap_or(0));
+        std::thread::sleep(Duration::from_millis(50));
     }
+    peak
+}
+
+/// Read from the machine's side, since processes in the host would cost the time that is being measured.
+fn resident(host: &Host) -> Option<u64> {
+    let network = |process: &Path| std::fs::read_link(process.join("ns/net")).ok();
+    let own = network(Path::new(&format!("/proc/{}", host.leader()?)))?;
+    let processes = std::fs::read_dir("/proc").ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let is_smartup = |process: &PathBuf| std::fs::read_to_string(process.join("comm")).is_ok_and(|name| name.trim_end() == "smartup");
+    let smartup = processes.filter(is_smartup).find(|process| network(process).as_ref() == Some(&own))?;
+    peak_of(&std::fs::read_to_string(smartup.join("status")).ok()?)
+}
+
+fn peak_of(status: &str) -> Option<u64> {
+    status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.split_whitespace().next()?.parse().ok()
 }
 
 fn median_of(count: usize, mut measure: impl FnMut() -> Result<Duration>) -> Result<Duration> {
     let mut all = (0..count).map(|_| measure()).collect::<Result<Vec<_>>>()?;
     all.sort();
     all.get(count / 2).copied().context("nothing was measured")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_is_found_in_a_status() {
+        assert_eq!(peak_of("Name:\tsmartup\nVmPeak:\t  99 kB\nVmHWM:\t    4096 kB\nVmRSS:\t 10 kB\n"), Some(4096));
+        assert_eq!(peak_of("Name:\tkthreadd\n"), None);
+    }
 }

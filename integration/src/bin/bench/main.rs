@@ -21,7 +21,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use ask::{Ask, Asked};
-use cluster::{Timings, api, vip};
+use cluster::{Timing, Timings, api, vip};
 use failover::{Calm, Failover, Scene, Seen};
 use fault::Fault;
 use program::Program;
@@ -152,20 +152,24 @@ fn time_table(timings: &[Timings]) -> Table {
     let line = |what: &str, times: Vec<Duration>, aim: Option<u64>| {
         vec![what.to_owned(), spread(&times), verdict(&times, aim.map(Duration::from_millis))]
     };
-    let first = |of: fn(&cluster::Timing) -> Duration| timings.iter().map(|t| of(&t.init)).collect::<Vec<_>>();
-    let joins = |of: fn(&cluster::Timing) -> Duration| timings.iter().flat_map(|t| &t.joins).map(of).collect::<Vec<_>>();
+    let first = |of: fn(&Timing) -> Duration| timings.iter().map(|t| of(&t.init)).collect::<Vec<_>>();
+    let joins = |of: fn(&Timing) -> Duration| timings.iter().flat_map(|t| &t.joins).map(of).collect::<Vec<_>>();
     Table {
         title: "Time",
         head: row(["what", "measured", "aim"]),
         rows: vec![
             line("`init`: until k3s is started", first(|t| t.before), None),
-            line("`init`: k3s's own start", first(|t| t.k3s), None),
-            line("`init`: from k3s's READY to the end", first(|t| t.after), None),
-            line("`init`: smartup's share (first and third)", first(cluster::Timing::own), Some(2000)),
+            line("`init`: k3s's unit, start to READY", first(|t| t.k3s), None),
+            line("`init`: k3s, READY to node Ready", first(|t| t.node), None),
+            line("`init`: from there to the end", first(|t| t.rest), None),
+            line("`init`: on top of k3s's unit", first(Timing::beside_unit), Some(2000)),
+            line("`init`: on top of the node being Ready", first(Timing::own), None),
             line("`join`: until k3s is started", joins(|t| t.before), None),
-            line("`join`: k3s's own start", joins(|t| t.k3s), None),
-            line("`join`: from k3s's READY to the end", joins(|t| t.after), None),
-            line("`join`: smartup's share (first and third)", joins(cluster::Timing::own), None),
+            line("`join`: k3s's unit, start to READY", joins(|t| t.k3s), None),
+            line("`join`: k3s, READY to node Ready", joins(|t| t.node), None),
+            line("`join`: from there to the end", joins(|t| t.rest), None),
+            line("`join`: on top of k3s's unit", joins(Timing::beside_unit), None),
+            line("`join`: on top of the node being Ready", joins(Timing::own), None),
             line("`init` again, nothing to change", collect(|t| t.again), Some(300)),
             line("`init --dry-run`, nothing to change", collect(|t| t.dry), None),
         ],
