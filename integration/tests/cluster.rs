@@ -34,7 +34,10 @@ fn three_servers_and_an_agent() -> Result<()> {
     before.unchanged(h1)?;
 
     let said = init(h1)?;
-    ensure!(said.contains("smartup ticket --role server") && !said.contains("K10"), "init says how to get a ticket, and not the token: {said}");
+    ensure!(
+        said.contains("smartup ticket --role server") && !said.contains("K10"),
+        "init says how to get a ticket, and not the token: {said}"
+    );
 
     // now a dry run says that nothing is left to do
     let dry = smartup(h1, &["init", "--vip", VIP, "--dry-run", "--exit-code"])?;
@@ -42,7 +45,8 @@ fn three_servers_and_an_agent() -> Result<()> {
 
     // two servers at the same moment: etcd takes one at a time, and both succeed
     let server = ticket(h1, "server")?;
-    let joined = std::thread::scope(|s| [h2, h3].map(|h| s.spawn(|| join(h, "server", &server))).map(|t| t.join().expect("the thread ends")));
+    let joined =
+        std::thread::scope(|s| [h2, h3].map(|h| s.spawn(|| join(h, "server", &server))).map(|t| t.join().expect("the thread ends")));
     for outcome in joined {
         outcome?.checked()?;
     }
@@ -55,7 +59,10 @@ fn three_servers_and_an_agent() -> Result<()> {
     ensure!(members.len() == 3 && members.iter().all(|m| m["learner"] == false && m["trouble"].is_null()), "{report:#}");
     for host in [h1, h2, h3] {
         let report = status(host)?;
-        ensure!(report["host"]["files"].as_array().is_some_and(|f| !f.is_empty() && f.iter().all(|f| f["stands"] == "as_expected")), "{report:#}");
+        ensure!(
+            report["host"]["files"].as_array().is_some_and(|f| !f.is_empty() && f.iter().all(|f| f["stands"] == "as_expected")),
+            "{report:#}"
+        );
         let rules = report["host"]["firewall"].as_array().cloned().unwrap_or_default();
         ensure!(!rules.is_empty() && rules.iter().all(|r| r["runtime"] == true && r["permanent"] == true), "{report:#}");
         ensure!(report["vip"]["node"].is_string(), "{report:#}");
@@ -72,7 +79,9 @@ fn three_servers_and_an_agent() -> Result<()> {
         let was = processes(host)?;
         let again = match host.name() {
             "h1" => smartup(host, &["init", "--vip", VIP, "-o", "json"])?,
-            "h4" => host.exec_with(["smartup", "join", "--role", "agent", "--ticket", "-", "-o", "json"], ticket(h1, "agent")?.as_bytes())?,
+            "h4" => {
+                host.exec_with(["smartup", "join", "--role", "agent", "--ticket", "-", "-o", "json"], ticket(h1, "agent")?.as_bytes())?
+            }
             _ => host.exec_with(["smartup", "join", "--role", "server", "--ticket", "-", "-o", "json"], server.as_bytes())?,
         };
         let said: Value = serde_json::from_str(&again.checked()?)?;
@@ -95,7 +104,14 @@ fn three_servers_and_an_agent() -> Result<()> {
     let now = holders(&left)?;
     lab.host(&holder)?.power_on()?;
     until("all four nodes are Ready again", LONG, || Ok((ready_nodes(&status(left[0])?) == 4).then_some(())))?;
-    ensure!(holders(&[h1, h2, h3])? == now, "the VIP stays where it is");
+    let then = holders(&[h1, h2, h3])?;
+    if then != now {
+        let logs: Vec<String> = [h1, h2, h3]
+            .iter()
+            .map(|h| h.sh("journalctl -u keepalived -o short-precise --no-pager | tail -n 30"))
+            .collect::<Result<_>>()?;
+        anyhow::bail!("the VIP moved from {now:?} to {then:?} when {holder} came back:\n{}", logs.join("\n"));
+    }
     Ok(())
 }
 

@@ -92,8 +92,10 @@ impl Step for BinaryStep {
             Source::Host => Ok(()),
             Source::File(file) => install(host, file, target, 0o755, &self.unit).await,
             Source::Release { version, mirror } => {
-                let file = download(host, version, mirror).await?;
-                install(host, file.path(), target, 0o755, &self.unit).await
+                let file = Path::new(Host::STATE).join(Host::DOWNLOAD);
+                download(host, version, mirror, &file).await?;
+                install(host, &file, target, 0o755, &self.unit).await?;
+                node::remove_file(&file)
             }
         }
     }
@@ -119,7 +121,8 @@ fn checksum_of(list: &str, name: &str) -> Option<String> {
     })
 }
 
-async fn download(host: &Host, version: &str, mirror: &str) -> Result<tempfile::NamedTempFile> {
+/// Downloads a release to `target`, where only root may read, and compares its checksum.
+async fn download(host: &Host, version: &str, mirror: &str, target: &Path) -> Result<()> {
     let (name, list_name) = release_files(std::env::consts::ARCH)
         .ok_or_else(|| Error::failed(format!("k3s has no release for {}", std::env::consts::ARCH)).hint("give a binary with --k3s PATH"))?;
     let base = format!("{}/{}", mirror.trim_end_matches('/'), version.replace('+', "%2B"));
@@ -142,11 +145,12 @@ async fn download(host: &Host, version: &str, mirror: &str) -> Result<tempfile::
     let wanted = checksum_of(&list, name).ok_or_else(|| Error::failed(format!("{list_name} of {version} does not name {name}")))?;
     let mut body = get(name).await?;
     let total = body.content_length();
-    let mut file = tempfile::NamedTempFile::new_in("/var/lib").context("cannot make a temporary file in /var/lib")?;
+    let what = || format!("cannot write {}", target.display());
+    let mut file = File::create(target).context(what())?;
     let (mut sum, mut got) = (Sha256::new(), 0_u64);
     while let Some(chunk) = body.chunk().await.context(format!("the download of {name} broke off"))? {
         sum.update(&chunk);
-        file.write_all(&chunk).context("cannot write the download to /var/lib")?;
+        file.write_all(&chunk).context(what())?;
         let before = got >> 22;
         got += chunk.len() as u64;
         if got >> 22 != before {
@@ -160,11 +164,11 @@ async fn download(host: &Host, version: &str, mirror: &str) -> Result<tempfile::
             .hint("run again; if it stays so, do not trust the mirror"));
     }
     let mut magic = [0_u8; 4];
-    File::open(file.path()).and_then(|mut f| f.read_exact(&mut magic)).context("cannot read the download")?;
+    File::open(target).and_then(|mut f| f.read_exact(&mut magic)).context("cannot read the download")?;
     if magic != *b"\x7fELF" {
         return Err(Error::failed(format!("what {base}/{name} gives is not a program")));
     }
-    Ok(file)
+    Ok(())
 }
 
 #[cfg(test)]

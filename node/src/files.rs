@@ -1,6 +1,6 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -144,16 +144,7 @@ pub fn read_optional(path: &Path) -> Result<Option<FileState>> {
 /// # Errors
 /// When any of that fails; the old file is then still there.
 pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    let write = || -> std::io::Result<()> {
-        let mut tmp = tempfile::Builder::new().prefix(".smartup-").permissions(fs::Permissions::from_mode(mode)).tempfile_in(dir)?;
-        tmp.write_all(content)?;
-        tmp.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
-        tmp.as_file().sync_all()?;
-        tmp.persist(path).map_err(|e| e.error)?;
-        sync_dir(dir)
-    };
-    write().map_err(|e| {
+    replace(path, mode, |file| file.write_all(content)).map_err(|e| {
         let hint = match e.kind() {
             ErrorKind::StorageFull => Some("free some space on that disk, then run again".to_owned()),
             ErrorKind::ReadOnlyFilesystem => Some("the file system is read-only; remount it or repair the disk".to_owned()),
@@ -163,6 +154,34 @@ pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<()> {
         err.hint = hint;
         err
     })
+}
+
+/// The temporary file beside a file. Its name is always the same (one run at a time writes), so that what a killed run left
+/// is overwritten by the next one, and found by a reset.
+pub(crate) fn temporary(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".smartup-{name}.tmp"))
+}
+
+/// Puts a file in place atomically; `content` writes it.
+pub(crate) fn replace(path: &Path, mode: u32, content: impl FnOnce(&mut File) -> std::io::Result<()>) -> std::io::Result<()> {
+    let tmp = temporary(path);
+    match fs::remove_file(&tmp) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let written = (|| {
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&tmp)?;
+        content(&mut file)?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.sync_all()?;
+        fs::rename(&tmp, path)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&tmp);
+    }
+    written?;
+    sync_dir(path.parent().unwrap_or(Path::new("/")))
 }
 
 /// Removes a file if it is there, and makes that last.
@@ -206,6 +225,11 @@ mod tests {
         let f = read_optional(&path).unwrap().unwrap();
         assert_eq!((f.content.as_slice(), f.mode), (b"two".as_slice(), 0o640));
         assert_eq!(dir.path().read_dir().unwrap().count(), 1, "no temporary file is left");
+        fs::write(temporary(&path), "what a killed run left").unwrap();
+        write_atomically(&path, b"two", 0o640).unwrap();
+        assert_eq!(dir.path().read_dir().unwrap().count(), 1, "nor one of a run before");
+        let nowhere = dir.path().join("none/f");
+        assert!(write_atomically(&nowhere, b"", 0o600).is_err());
         remove_file(&path).unwrap();
         remove_file(&path).unwrap();
         assert_eq!(read_optional(&path).unwrap(), None);

@@ -27,6 +27,9 @@ impl Host {
     /// Where smartup keeps what it must not forget.
     pub const STATE: &'static str = "/var/lib/smartup";
 
+    /// The file there that a download goes to before it is installed.
+    pub const DOWNLOAD: &'static str = "download";
+
     /// Looks at the host and connects to systemd. Changes nothing.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::files::sync_dir;
+use crate::files::replace;
 use crate::{Context as _, Host, Result, Undo, selinux, systemd};
 
 /// Puts a large file in place: copied beside its target, synced (a database's fsync soon after would pay for it
@@ -90,13 +90,7 @@ pub(crate) fn hash(path: &Path) -> std::io::Result<String> {
 
 /// Copies a file atomically.
 pub(crate) fn copy(source: &Path, target: &Path, mode: u32) -> std::io::Result<()> {
-    let dir = target.parent().unwrap_or(Path::new("/"));
-    let mut tmp = tempfile::Builder::new().prefix(".smartup-").tempfile_in(dir)?;
-    std::io::copy(&mut File::open(source)?, tmp.as_file_mut())?;
-    tmp.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
-    tmp.as_file().sync_all()?;
-    tmp.persist(target).map_err(|e| e.error)?;
-    sync_dir(dir)
+    replace(target, mode, |file| std::io::copy(&mut File::open(source)?, file).map(drop))
 }
 
 #[cfg(test)]

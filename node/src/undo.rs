@@ -4,6 +4,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::files::temporary;
 use crate::install::{copy, hash};
 use crate::journal::sha256;
 use crate::kernel::sysctl_path;
@@ -88,6 +89,7 @@ where
         done.push(one);
     }
     host.systemd.daemon_reload().await?;
+    remove_file(&Path::new(Host::STATE).join(Host::DOWNLOAD))?;
     let kept = Path::new(Host::STATE).join("kept");
     if kept.exists() {
         fs::remove_dir_all(&kept).context(format!("cannot remove {}", kept.display()))?;
@@ -98,6 +100,7 @@ where
 
 async fn undo_file(host: &Host, path: &Path, before: Option<&FileState>, after: &str) -> Result<Undone> {
     let shown = path.display();
+    remove_file(&temporary(path))?;
     let now = read_optional(path)?;
     if now.as_ref() == before {
         return Ok(Undone::gone(format!("file {shown}")));
@@ -121,6 +124,7 @@ async fn undo_file(host: &Host, path: &Path, before: Option<&FileState>, after: 
 
 async fn undo_installed(host: &Host, path: &Path, kept: Option<&Path>, after: &str) -> Result<Undone> {
     let shown = path.display();
+    remove_file(&temporary(path))?;
     match hash(path) {
         Ok(now) if now == after => {}
         Ok(_) if kept.is_none_or(|k| !k.exists()) => return Ok(Undone::kept(format!("file {shown} was replaced since and is kept"))),

@@ -80,11 +80,9 @@ impl Before {
     /// Fails, naming each difference, when the host is not as it was.
     pub fn unchanged(&self, host: &Host) -> Result<()> {
         let now = Self::of(host)?;
-        for (what, diff) in [
-            ("files", self.tree.diff(&now.tree)),
-            ("units", self.units.diff(&now.units)),
-            ("firewall", self.firewall.diff(&now.firewall)),
-        ] {
+        for (what, diff) in
+            [("files", self.tree.diff(&now.tree)), ("units", self.units.diff(&now.units)), ("firewall", self.firewall.diff(&now.firewall))]
+        {
             ensure!(diff.is_empty(), "{}: {what} differ:\n{diff}", host.name());
         }
         Ok(())
