@@ -160,6 +160,15 @@ fn three_servers_and_an_agent() -> Result<()> {
         joiner(host, h1, "server")?;
         host.run(["systemctl", "start", "--no-block", "k3s-server"])?;
     }
+    // An agent asks again and again, and says why it waits.
+    for (environment, message) in
+        [(format!("K3S_TOKEN={wrong}"), "/v1-k3s/config: 401 Unauthorized"), (foreign, "token CA hash does not match")]
+    {
+        let argv = ["timeout", "-s", "KILL", "8", "env", &environment, &url_variable, "k3s", "agent", "--node-ip", "10.79.0.14"];
+        let outcome = h4.exec(argv)?;
+        assert_eq!(outcome.code, 137, "{outcome:?}");
+        assert!(outcome.stderr.lines().any(|l| l.contains("level=error") && l.contains(message)), "{}", outcome.stderr);
+    }
     joiner(h4, h1, "agent")?;
     h4.sh("install -D /usr/libexec/lab-kubernetes/pause.tar /var/lib/rancher/k3s/agent/images/extra.tar")?;
     start(h4, "agent")?;
