@@ -41,6 +41,10 @@ const CAUSES: &[(&str, Cause)] = &[
         fatal("another node has this host's name", "give this host a name of its own (hostnamectl set-hostname), or remove the old node"),
     ),
     (
+        "duplicate node name",
+        fatal("another node has this host's name", "give this host a name of its own (hostnamectl set-hostname), or remove the old node"),
+    ),
+    (
         "Node password rejected",
         fatal(
             "a node of this host's name is registered with another password",
