@@ -138,11 +138,15 @@ async fn set_up(wanted: Wanted, args: &HostArgs, progress: &Progress) -> Result<
 
     let mut checks = Preflight(host_checks(&host, own.addr()));
     checks.0.push(same_token(&k3s));
-    checks.0.extend(k3s::preflight(&host, &k3s).await?);
-    checks.0.extend(firewall::preflight(&host, &rules, !membership.firewall).await);
-    if let Some(settings) = &keepalived {
-        checks.0.extend(keepalived::preflight(&host, settings, !wanted.first).await);
-    }
+    // side by side: one of them listens to the wire for a second
+    let (of_k3s, of_firewall, of_vip) =
+        tokio::join!(k3s::preflight(&host, &k3s), firewall::preflight(&host, &rules, !membership.firewall), async {
+            match &keepalived {
+                Some(settings) => keepalived::preflight(&host, settings, !wanted.first).await,
+                None => Vec::new(),
+            }
+        });
+    checks.0.extend(of_k3s?.into_iter().chain(of_firewall).chain(of_vip));
     show(&host, &checks, args);
     checks.verdict(&args.ignore)?;
 
