@@ -10,7 +10,12 @@ const CONFIG: &str = "/etc/keepalived/keepalived.conf";
 const VRRP_RULE: &str = "rule protocol value=\"vrrp\" accept";
 
 fn refused(outcome: &Outcome, words: &str) -> Result<()> {
-    ensure!(outcome.code == 4 && outcome.stderr.contains(words), "wanted exit code 4 and '{words}', got {}: {}", outcome.code, outcome.stderr);
+    ensure!(
+        outcome.code == 4 && outcome.stderr.contains(words),
+        "wanted exit code 4 and '{words}', got {}: {}",
+        outcome.code,
+        outcome.stderr
+    );
     Ok(())
 }
 
@@ -26,6 +31,21 @@ fn one_holder<'a>(lab: &Lab, hosts: &[&'a Host], not: Option<&Host>) -> Result<&
 
 fn pid(host: &Host, unit: &str) -> Result<String> {
     Ok(host.run(["systemctl", "show", unit, "-p", "MainPID", "--value"])?.trim().to_owned())
+}
+
+/// What keepalived said on all hosts, for whoever has to find out what happened.
+fn story(hosts: &[&Host]) -> Result<String> {
+    let mut lines = Vec::new();
+    for host in hosts {
+        let said = host.run(["journalctl", "-u", "keepalived", "-o", "short-precise", "--no-hostname"])?;
+        lines.extend(
+            said.lines()
+                .filter(|l| ["STATE", "api_", "advert", "Main process"].iter().any(|w| l.contains(w)))
+                .map(|l| format!("{l}   ({})", host.name())),
+        );
+    }
+    lines.sort();
+    Ok(lines.join("\n"))
 }
 
 fn api_ready(host: &Host) -> Result<bool> {
@@ -62,7 +82,8 @@ fn one_holder_whatever_breaks() -> Result<()> {
         let said = before.run(["journalctl", "-u", "keepalived", "-o", "cat"])?;
         Ok((said.trim_end().lines().rfind(|l| l.contains("STATE")).is_some_and(|l| l.contains("BACKUP"))).then_some(()))
     })?;
-    ensure!(holders(&hosts)? == [holder.name()], "a server that is back takes nothing from a healthy holder");
+    let now = holders(&hosts)?;
+    ensure!(now == [holder.name()], "a server that is back takes nothing from a healthy holder, but {now:?} has it:\n{}", story(&hosts)?);
 
     // the API hangs, though its processes live
     let before = holder;

@@ -2,8 +2,11 @@
 //!
 //! Every server runs keepalived with the same settings. One of them holds the VIP; it keeps it as long as it is healthy
 //! (`nopreempt`): a server that comes back does not take it from a healthy holder, so that connections through the VIP are
-//! not cut a second time. A server is healthy when k3s's unit says that it runs, which keepalived learns at once through a
-//! file that it watches, and when the API answers `/readyz`, asked each second, which finds an API that hangs.
+//! not cut a second time. A server is healthy when
+//! - k3s's unit says that it runs, which keepalived learns at once through a file that it watches;
+//! - its API answers, asked each second: an API that hangs is left within three;
+//! - all of the API is ready, or was within the last 16 seconds: while etcd elects a leader (up to ten seconds with k3s's
+//!   election timeout of five) it is ready nowhere, and an address that every server gives up helps nobody.
 //!
 //! [`preflight`] looks at the wire before anything is changed, [`plan`] makes the steps, [`holder`] says who has the VIP.
 
