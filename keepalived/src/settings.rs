@@ -48,6 +48,7 @@ impl Settings {
         let peers: Vec<String> = self.vrrp.unicast.iter().filter(|p| **p != self.node).map(ToString::to_string).collect();
         Config {
             track_file: release.track_file(),
+            realtime_limit: release.realtime_limit(),
             state_file: paths::STATE,
             check_script: paths::CHECK,
             interface: self.interface.as_str(),

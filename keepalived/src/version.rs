@@ -18,6 +18,11 @@ impl Release {
     pub fn track_file(self) -> &'static str {
         if self < Self(2, 1, 0) { "vrrp_track_file" } else { "track_file" }
     }
+
+    /// The keyword that limits its real-time share; spelt otherwise up to 2.0.20 (its source, `init_global_keywords`).
+    pub fn realtime_limit(self) -> &'static str {
+        if self < Self(2, 1, 0) { "vrrp_rlimit_rtime" } else { "vrrp_rlimit_rttime" }
+    }
 }
 
 /// Where the program is; None when it is not installed. Users' PATH often lacks the folders of daemons.
@@ -60,9 +65,10 @@ mod tests {
     }
 
     #[test]
-    fn the_keyword_changed_after_2_0() {
-        assert_eq!(Release(2, 0, 20).track_file(), "vrrp_track_file");
-        assert_eq!(Release(2, 1, 0).track_file(), "track_file");
+    fn keywords_changed_after_2_0() {
+        let of = |r: Release| (r.track_file(), r.realtime_limit());
+        assert_eq!(of(Release(2, 0, 20)), ("vrrp_track_file", "vrrp_rlimit_rtime"));
+        assert_eq!(of(Release(2, 1, 0)), ("track_file", "vrrp_rlimit_rttime"));
         assert_eq!(Release::NEWEST.track_file(), "track_file");
     }
 

@@ -9,6 +9,8 @@ use crate::{RenderError, render};
 pub struct Config<'a> {
     /// How this version of keepalived calls a tracked file: `track_file`, or `vrrp_track_file` up to 2.0.
     pub track_file: &'a str,
+    /// How it calls the limit of its real-time share: `vrrp_rlimit_rttime`, or `vrrp_rlimit_rtime` up to 2.0.
+    pub realtime_limit: &'a str,
     /// The file that k3s's unit writes.
     pub state_file: &'a str,
     /// The health check.
@@ -94,6 +96,7 @@ mod tests {
 
     const V3: Config<'_> = Config {
         track_file: "track_file",
+        realtime_limit: "vrrp_rlimit_rttime",
         state_file: "/run/keepalived-smartup/api-down",
         check_script: "/etc/keepalived/check_apiserver.sh",
         interface: "eth0",
@@ -115,7 +118,14 @@ mod tests {
 
     #[test]
     fn version_2_with_a_password_on_an_old_keepalived() {
-        let config = Config { track_file: "vrrp_track_file", version: 2, advert: "1", auth_pass: Some("mypasswd"), ..V3 };
+        let config = Config {
+            track_file: "vrrp_track_file",
+            realtime_limit: "vrrp_rlimit_rtime",
+            version: 2,
+            advert: "1",
+            auth_pass: Some("mypasswd"),
+            ..V3
+        };
         insta::assert_snapshot!(config.render().unwrap());
     }
 
