@@ -128,7 +128,7 @@ async fn set_up(wanted: Wanted, args: &HostArgs, progress: &Progress) -> Result<
         networks: Vec::new(),
         vrrp: wanted.vrrp.as_ref().map(SavedVrrp::of),
     };
-    let k3s = membership.k3s(token, k3s_args.clone());
+    let k3s = membership.k3s(token, k3s_args);
     membership.networks = k3s.cidrs();
     // flags that are there already are kept by the step itself; only the user's new ones are added
     let k3s = membership.k3s(k3s.token, args.k3s_arg.clone());

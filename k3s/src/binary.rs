@@ -158,7 +158,7 @@ async fn download(host: &Host, version: &str, mirror: &str, target: &Path) -> Re
             host.waiting("k3s binary", format!("downloading k3s {version}: {} MiB{of}", got >> 20));
         }
     }
-    let sum = sum.finalize().iter().fold(String::new(), |s, b| s + &format!("{b:02x}"));
+    let sum = node::hex(&sum.finalize());
     if sum != wanted {
         return Err(Error::failed(format!("the download of k3s {version} is damaged: its SHA-256 is {sum}, {list_name} says {wanted}"))
             .hint("run again; if it stays so, do not trust the mirror"));

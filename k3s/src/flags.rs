@@ -22,7 +22,7 @@ const REPEATABLE: [&str; 14] = [
     "--kube-controller-arg",
 ];
 
-/// Flags without a value that are often written with others after them.
+/// A flag without its value.
 fn name(flag: &str) -> &str {
     flag.split_once('=').map_or(flag, |(n, _)| n)
 }

@@ -21,7 +21,7 @@ pub use diagnose::{Cause, diagnose};
 pub use env_file::EnvFile;
 pub use etcd::{Etcd, EtcdError, Health, Member, MemberId, MemberState, Vote, members, promote_here};
 pub use flags::Flags;
-pub use preflight::{PORTS_AGENT, preflight};
+pub use preflight::preflight;
 pub use ready::{ApiReady, NodeInfo, answers, client, nodes};
 pub use remove::undo;
 pub use settings::{Runtime, Settings, paths};

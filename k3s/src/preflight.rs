@@ -11,7 +11,7 @@ use crate::unit::{self, vendor};
 use crate::{EnvFile, JoinTarget, Joined};
 
 /// TCP ports that every node listens on.
-pub const PORTS_AGENT: [u16; 1] = [10250];
+const PORTS_AGENT: [u16; 1] = [10250];
 /// TCP ports that a server listens on beside the API's.
 const PORTS_SERVER: [u16; 3] = [2379, 2380, 10250];
 

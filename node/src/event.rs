@@ -71,17 +71,6 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         hint: Option<String>,
     },
-    /// The run has failed.
-    Failed {
-        /// The step, if it was one.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        step: Option<String>,
-        /// What failed and why.
-        what: String,
-        /// What to do about it.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        hint: Option<String>,
-    },
 }
 
 /// Where events go. Whoever shows them owns the other end; without one they go nowhere.

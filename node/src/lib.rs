@@ -30,7 +30,7 @@ pub use facts::{Facts, Link, SeLinux};
 pub use files::{Content, Edit, FileStep, read_optional, remove_file, write_atomically};
 pub use host::Host;
 pub use install::{install, same_content};
-pub use journal::{Entry, FileState, Journal, Undo};
+pub use journal::{Entry, FileState, Journal, Undo, hex};
 pub use kernel::{ModulesStep, SysctlStep};
 pub use lock::Lock;
 pub use packages::{Manager, PackageStep};

@@ -125,7 +125,7 @@ fn lines(event: &Event, view: View) -> Vec<String> {
     let dim = anstyle::Style::new().dimmed();
     let bold = anstyle::Style::new().bold();
     match event {
-        Event::StepStarted { .. } | Event::Waiting { .. } | Event::Failed { .. } => Vec::new(),
+        Event::StepStarted { .. } | Event::Waiting { .. } => Vec::new(),
         Event::StepDone { step, outcome, changes, ms } => {
             let (word, style) = match outcome {
                 Outcome::Unchanged => ("unchanged", dim),
