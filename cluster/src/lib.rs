@@ -1,17 +1,25 @@
 //! What a cluster is made of: validated types and their rules. Pure, no I/O.
 
 mod address;
+pub mod file;
+mod k3s;
 mod names;
 mod role;
 mod secret;
+mod ssh;
 mod ticket;
+mod timeout;
 mod vrrp;
 
 pub use address::{Subnet, Vip};
+pub use file::{Cluster, HostSpec};
+pub use k3s::{K3sArg, K3sVersion, Mirror};
 pub use names::{Hostname, Interface, Port};
-pub use role::Role;
+pub use role::{Role, Runtime};
 pub use secret::{AuthPass, Token};
+pub use ssh::{Fingerprint, Jump, SshHost, SshUser};
 pub use ticket::Ticket;
+pub use timeout::Timeout;
 pub use vrrp::{AdvertInterval, Priority, RouterId, Version, Vrrp};
 
 /// An input that cannot become the type it was meant for.

@@ -21,6 +21,7 @@ macro_rules! string_serde {
         }
     };
 }
+pub(crate) use string_serde;
 
 /// The name of a network interface: 1 to 15 bytes, no white space, no `/`, not `.` or `..`
 /// (the kernel's `dev_valid_name`), and no `:` or `"`, which keepalived and labels would take apart.
