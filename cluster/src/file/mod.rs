@@ -113,14 +113,12 @@ impl Cluster {
     /// What is allowed but hardly meant.
     pub fn warnings(&self) -> Vec<String> {
         let servers = self.servers().count();
-        // etcd works with a majority, n/2+1, and so bears the loss of the rest
+        // etcd works with a majority, n/2+1, and so bears the loss of (n-1)/2
         let bears = servers.saturating_sub(1) / 2;
-        match servers {
-            1 => vec!["one server bears no loss; use three or five for a cluster that outlives one".into()],
-            n if n.is_multiple_of(2) => {
-                vec![format!("{n} servers bear the loss of {bears}, no more than {} would; use an odd number", n.saturating_sub(1))]
-            }
-            _ => Vec::new(),
+        if servers > 0 && servers.is_multiple_of(2) {
+            vec![format!("{servers} servers bear the loss of {bears}, no more than {} would; use an odd number", servers - 1)]
+        } else {
+            Vec::new()
         }
     }
 }

@@ -16,7 +16,7 @@ pub(super) fn cluster(source: &str, env: &dyn Fn(&str) -> Option<String>) -> Res
     let cluster = match tree::load(source) {
         Ok(Some(root)) => file(&mut reader, root),
         Ok(None) => {
-            reader.wrong_with_hint(Place::START, "there is nothing in it", SMALLEST);
+            reader.wrong_with_hint(Place::WHOLE, "there is nothing in it", SMALLEST);
             None
         }
         Err(problem) => {
@@ -33,7 +33,6 @@ pub(super) fn cluster(source: &str, env: &dyn Fn(&str) -> Option<String>) -> Res
 
 fn file(reader: &mut Reader<'_>, root: Node) -> Option<Cluster> {
     let mut table = Table::new(reader, root, "the file", "'vip: 10.0.0.10'")?;
-    let at = table.at;
     let vip: Option<At<Vip>> = table.required(reader, "vip", "for example 'vip: 10.0.0.10', a free address in the hosts' subnet");
     let port: Option<At<Port>> = table.value(reader, "port");
     let token_file = table.path(reader, "tokenFile");
@@ -42,13 +41,7 @@ fn file(reader: &mut Reader<'_>, root: Node) -> Option<Cluster> {
     let nodes = table.required_nodes(reader, "hosts", SMALLEST);
     table.end(reader);
 
-    let list_at = nodes.as_ref().map_or(at, |n| n.at);
-    let count = nodes.as_ref().map_or(0, |n| n.value.len());
-    let hosts: Vec<Placed> = nodes.into_iter().flat_map(|n| n.value).filter_map(|node| host(reader, node, &common)).collect();
-    if hosts.len() == count && !hosts.iter().any(|h| h.spec.role == Role::Server) {
-        let message = if count == 0 { "there is no host" } else { "there is no server among the hosts" };
-        reader.wrong_with_hint(list_at, message, "a cluster needs at least one host with 'role: server', better three");
-    }
+    let hosts = nodes.map_or_else(Vec::new, |nodes| hosts(reader, nodes, &common));
     no_host_twice(reader, &hosts);
 
     let vip = vip?;
@@ -169,6 +162,17 @@ fn ssh(reader: &mut Reader<'_>, outer: &mut Table) -> Ssh {
 /// As ssh's `ProxyJump` has it: hosts with commas between, or `none`.
 fn jumps(text: &str) -> Result<Vec<Jump>, crate::Invalid> {
     if text == "none" { Ok(Vec::new()) } else { text.split(',').map(|jump| jump.trim().parse()).collect() }
+}
+
+fn hosts(reader: &mut Reader<'_>, nodes: At<Vec<Node>>, common: &Settings) -> Vec<Placed> {
+    let count = nodes.value.len();
+    let hosts: Vec<_> = nodes.value.into_iter().filter_map(|node| host(reader, node, common)).collect();
+    // one that could not be read may have been the server
+    if hosts.len() == count && !hosts.iter().any(|h| h.spec.role == Role::Server) {
+        let message = if count == 0 { "there is no host" } else { "there is no server among the hosts" };
+        reader.wrong_with_hint(nodes.at, message, "a cluster needs at least one host with 'role: server', better three");
+    }
+    hosts
 }
 
 /// A host, and where its parts stand.

@@ -8,13 +8,11 @@ use serde_json::Value;
 /// The JSON schema of cluster.yaml (draft 2020-12), for editors. It knows the keys and the forms of values, not the
 /// rules between them.
 pub fn schema() -> Value {
-    // a key that is not needed has no value rather than null, which is refused
-    let without_null = RecursiveTransform(|schema: &mut Schema| {
-        if schema.get("default").is_some_and(Value::is_null) {
-            schema.remove("default");
-        }
+    // serde's defaults are null, which is refused; what happens without a key, its description says
+    let without_defaults = RecursiveTransform(|schema: &mut Schema| {
+        schema.remove("default");
     });
-    SchemaSettings::draft2020_12().with_transform(without_null).into_generator().into_root_schema_for::<FileShape>().to_value()
+    SchemaSettings::draft2020_12().with_transform(without_defaults).into_generator().into_root_schema_for::<FileShape>().to_value()
 }
 
 /// A k3s cluster behind a floating address, for smartup.

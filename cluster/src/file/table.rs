@@ -132,7 +132,10 @@ impl Table {
     fn take(&mut self, key: &'static str) -> Option<Node> {
         self.known.push(key);
         let index = self.entries.iter().position(|(k, _)| k.name == key)?;
-        Some(self.entries.swap_remove(index).1)
+        let (key, node) = self.entries.swap_remove(index);
+        // nothing is nowhere; the key can be pointed at
+        let at = if matches!(node.value, Value::Nothing) { key.at } else { node.at };
+        Some(Node { at, ..node })
     }
 
     /// A value of any type that has a text form.
@@ -193,11 +196,7 @@ impl Table {
         if let Value::List(nodes) = node.value {
             return Some(At { value: nodes, at: node.at });
         }
-        reader.wrong_with_hint(
-            node.at,
-            format!("'{key}' must be a list"),
-            format!("write '{key}: [a, b]', or each item on a line after '- '"),
-        );
+        reader.wrong_with_hint(node.at, format!("'{key}' must be a list"), "write each item on a line of its own, after '- '");
         None
     }
 

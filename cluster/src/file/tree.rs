@@ -145,7 +145,7 @@ fn place(at: &Location) -> Place {
 
 /// What the parser says, in our words where its own are about its settings or its callers.
 fn problem(source: &str, error: &Error) -> Problem {
-    let at = error.location().map_or(Place::START, |l| place(&l));
+    let at = error.location().map_or(Place::WHOLE, |l| place(&l));
     let error = match error {
         Error::AliasError { error, .. } => error,
         other => other,
@@ -159,10 +159,16 @@ fn problem(source: &str, error: &Error) -> Problem {
         | Error::AliasReplayStackDepthExceeded { .. }
         | Error::AliasExpansionLimitExceeded { .. } => new("the file, with its aliases expanded, is too large or nested too deeply"),
         _ => {
-            let problem = new(&format!("this is not YAML: {}", UserMessageFormatter.format_message(error)));
+            let message = UserMessageFormatter.format_message(error);
+            let problem = new(&format!("this cannot be read as YAML: {message}"));
             let line = source.split('\n').nth(at.line - 1).unwrap_or_default();
-            let indent = &line[..line.len() - line.trim_start().len()];
-            if indent.contains('\t') { problem.hint("YAML is indented with spaces, never with tabs") } else { problem }
+            if message.contains("a tab") || message.contains("tabs ") {
+                problem.hint("YAML is indented with spaces, never with tabs")
+            } else if line.contains("${") && line.contains(['[', ',']) {
+                problem.hint("within [ ] and { }, a value with ${NAME} needs quotes: \"${NAME}\"")
+            } else {
+                problem
+            }
         }
     }
 }
