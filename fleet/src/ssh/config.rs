@@ -281,3 +281,155 @@ pub(super) fn home_of(path: &str, home: &Path) -> PathBuf {
         _ => PathBuf::from(path),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn source(path: &str, text: &str) -> Source {
+        Source { path: path.into(), text: text.to_owned() }
+    }
+
+    fn nothing(_: &str) -> Vec<Source> {
+        Vec::new()
+    }
+
+    fn read(text: &str, host: &str) -> Settings {
+        settings(&[(source("config", text), &nothing)], host).unwrap()
+    }
+
+    #[test]
+    fn the_first_value_wins_and_keys_add_up() {
+        let text = "
+            User first
+            Host h1 *.example !bad.example
+                Port 2222
+                User second
+                IdentityFile ~/.ssh/one
+            Host *
+                port = 22
+                IdentityFile=\"~/.ssh/with space\"
+                IdentityFile ~/.ssh/one
+                HOSTNAME %h.internal # a comment
+                UserKnownHostsFile ~/a \"~/b c\"
+                SendEnv LANG LC_*
+        ";
+        let said = read(text, "h1");
+        assert_eq!((said.user.as_deref(), said.port), (Some("first"), Some(2222)));
+        assert_eq!(said.identity_files, ["~/.ssh/one", "~/.ssh/with space"]);
+        assert_eq!(host_name(&said.host_name.unwrap(), "h1"), "h1.internal");
+        assert_eq!(said.user_known_hosts.unwrap(), ["~/a", "~/b c"]);
+        assert_eq!(read(text, "bad.example").port, Some(22));
+        assert_eq!(said.warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn of_several_files_the_first_counts() {
+        let files: [(Source, Include<'_>); 2] =
+            [(source("own", "Host h1\n Port 1\n"), &nothing), (source("system", "Port 2\nUser x\n"), &nothing)];
+        let said = settings(&files, "h1").unwrap();
+        assert_eq!((said.port, said.user.as_deref()), (Some(1), Some("x")));
+        // A Host block ends with its file.
+        assert_eq!(settings(&files, "h2").unwrap().port, Some(2));
+    }
+
+    #[test]
+    fn what_is_included_applies_where_it_is_included() {
+        let include = |pattern: &str| match pattern {
+            "a" => vec![source("a", "Port 1\nHost other\nUser other\n")],
+            "b" => vec![source("b1", "User b1\n"), source("b2", "User b2\n")],
+            _ => vec![],
+        };
+        let text = "Host h1\n Include a none\n IdentityFile after\nHost *\n Include b\n";
+        let said = |host| settings(&[(source("config", text), &include as Include<'_>)], host).unwrap();
+        let h1 = said("h1");
+        assert_eq!((h1.port, h1.user.as_deref(), &h1.identity_files[..]), (Some(1), Some("b1"), &["after".to_owned()][..]));
+        let other = said("other");
+        assert_eq!((other.port, other.user.as_deref()), (None, Some("b1")));
+    }
+
+    #[test]
+    fn files_that_include_each_other_are_refused() {
+        let include = |_: &str| vec![source("again", "Include again\n")];
+        assert!(settings(&[(source("config", "Include again\n"), &include as Include<'_>)], "h1").is_err());
+    }
+
+    #[test]
+    fn match_blocks_are_not_misread() {
+        let text =
+            "Match host h1\n User wrong\nMatch all\n Port 3\nMatch final all\n Port 4\n IdentityFile last\nHost *\n Port 5\n User right\n";
+        let said = read(text, "h1");
+        assert_eq!((said.user.as_deref(), said.port), (Some("right"), Some(3)));
+        assert_eq!(said.identity_files, ["last"]);
+        insta::assert_snapshot!(said.warnings.join("\n"), @"config:1: this Match block is skipped: smartup reads Host blocks and `Match all` only");
+        // What `Match final` says counts after all that the first reading found.
+        assert_eq!(read("Match final\n Port 4\nHost *\n Port 5\n", "h1").port, Some(5));
+    }
+
+    #[test]
+    fn what_is_not_read_but_matters_is_said() {
+        let said = read("ProxyCommand nc %h %p\nRevokedHostKeys /etc/revoked\n", "h1");
+        insta::assert_snapshot!(said.warnings.join("\n"), @"
+        config:1: ProxyCommand is skipped: smartup knows ProxyJump only
+        config:2: RevokedHostKeys is not read: mark revoked keys with @revoked in known_hosts
+        ");
+        assert!(read("ProxyJump none\nProxyCommand nc %h %p\n", "h1").warnings.is_empty());
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_its_place() {
+        for (text, said) in [
+            ("\nPort x\n", "config:2: Port x is not a number from 1 to 65535"),
+            ("Port 0", "config:1: Port 0 is not"),
+            ("User \"open", "config:1: a quote is not closed"),
+            ("User", "config:1: a keyword without a value"),
+            ("IdentitiesOnly perhaps", "config:1: perhaps is neither yes nor no"),
+        ] {
+            let e = settings(&[(source("config", text), &nothing as Include<'_>)], "h1").unwrap_err();
+            assert!(e.what.starts_with(said), "{}", e.what);
+        }
+    }
+
+    #[test]
+    fn tokens_and_variables_are_replaced() {
+        let env = |name: &str| (name == "RUN").then(|| "/run/me".to_owned());
+        let tokens =
+            Tokens { home: Path::new("/home/u"), local_user: "u", alias: "h1", host: "h1.example", port: 2222, user: "root", env: &env };
+        for (value, path) in [
+            ("~/.ssh/id", "/home/u/.ssh/id"),
+            ("~", "/home/u"),
+            ("~other/id", "~other/id"),
+            ("%d/%u@%n-%h:%p-%r%%", "/home/u/u@h1-h1.example:2222-root%"),
+            ("${RUN}/agent", "/run/me/agent"),
+            ("a$b", "a$b"),
+        ] {
+            assert_eq!(tokens.path(value).unwrap(), Path::new(path));
+        }
+        for bad in ["%C", "%", "${NONE}", "${RUN", "%é"] {
+            assert!(tokens.path(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "([\"'\\\\#=%$ \t\na-z*!]|Host|Match|Include|Port|final|all){0,40}", host in "[a-z*!]{0,4}") {
+            let _ = settings(&[(source("config", &text), &nothing as Include<'_>)], &host);
+        }
+
+        #[test]
+        fn a_quoted_value_is_read_as_it_is(value in "[^\n\r\0]{1,20}") {
+            let quoted = value.replace('\\', "\\\\").replace('"', "\\\"");
+            let (keyword, values) = words(&format!("  IdentityFile = \"{quoted}\" \"next\"")).unwrap().unwrap();
+            prop_assert_eq!((keyword.as_str(), values), ("identityfile", vec![value, "next".to_owned()]));
+        }
+
+        #[test]
+        fn the_first_block_that_matches_decides(blocks in prop::collection::vec((prop::sample::select(vec!["h1", "h2", "h?", "*", "!h1 *", "x h1"]), 1..9_u16), 0..6)) {
+            let text = blocks.iter().map(|(patterns, port)| format!("Host {patterns}\n  Port {port}")).collect::<Vec<_>>().join("\n");
+            let first = blocks.iter().find(|(patterns, _)| matches!(*patterns, "h1" | "h?" | "*" | "x h1")).map(|(_, port)| *port);
+            prop_assert_eq!(read(&text, "h1").port, first);
+        }
+    }
+}

@@ -291,3 +291,154 @@ impl Known<'_> {
         certificate.validate_at(now, [&fingerprint]).or_else(|_| bad("the signature does not fit".to_owned()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use russh::keys::ssh_key::certificate::Builder;
+    use russh::keys::{PrivateKey, key::safe_rng};
+
+    use super::*;
+
+    const NOW: u64 = 2_000_000_000;
+
+    fn key() -> PrivateKey {
+        PrivateKey::random(&mut safe_rng(), Algorithm::Ed25519).unwrap()
+    }
+
+    fn public(key: &PrivateKey) -> String {
+        key.public_key().to_openssh().unwrap()
+    }
+
+    fn known(text: &str) -> KnownHosts {
+        let mut known = KnownHosts::default();
+        known.add(Path::new("known_hosts"), text);
+        known
+    }
+
+    fn judge(text: &str, name: &Name, key: &PrivateKey) -> Verdict {
+        known(text).of(name).judge(key.public_key().key_data(), None, NOW)
+    }
+
+    fn places(lines: &[usize]) -> Vec<Place> {
+        lines.iter().map(|line| Place { file: Arc::new("known_hosts".into()), line: *line }).collect()
+    }
+
+    const UNKNOWN: Verdict = Verdict::Unknown { certificate: None, first_use: true };
+
+    #[test]
+    fn lines_that_cannot_be_read_are_skipped_and_said() {
+        let key = key();
+        let text = format!(
+            "# a comment\n\n  # another\nh1\n@revoked\n@unknown h1 {0}\n|1|xx h1\nh1 ssh-ed25519 AAAA\nh1 ssh-rsa {1}\n h1\t{0}\tcomment # more\n",
+            public(&key),
+            public(&key).split(' ').nth(1).unwrap()
+        );
+        assert_eq!(judge(&text, &Name::host("h1", 22), &key), Verdict::Trusted);
+        let warnings = known(&text).warnings.join("\n");
+        insta::assert_snapshot!(warnings, @"
+        known_hosts:4 is skipped: no key
+        known_hosts:5 is skipped: no host
+        known_hosts:6 is skipped: an unknown marker
+        known_hosts:7 is skipped: not a hashed name
+        known_hosts:8 is skipped: not a key
+        known_hosts:9 is skipped: not a key
+        ");
+    }
+
+    #[test]
+    fn several_files_count_as_one() {
+        let (right, old) = (key(), key());
+        let mut known = known(&format!("h1 {}\n", public(&old)));
+        known.add(Path::new("/etc/ssh/ssh_known_hosts"), &format!("h1 {}\n", public(&right)));
+        let name = Name::host("H1", 22);
+        assert_eq!(known.of(&name).judge(right.public_key().key_data(), None, NOW), Verdict::Trusted);
+        known.add(Path::new("more"), &format!("@revoked * {}\n", public(&right)));
+        let place = Place { file: Arc::new("more".into()), line: 1 };
+        assert_eq!(known.of(&name).judge(right.public_key().key_data(), None, NOW), Verdict::Revoked(place));
+    }
+
+    #[test]
+    fn a_revocation_counts_whatever_separates_it() {
+        let key = key();
+        let text = format!("h1 {0}\n@revoked\th1\t{0}\n", public(&key));
+        assert_eq!(judge(&text, &Name::host("h1", 22), &key), Verdict::Revoked(places(&[2]).remove(0)));
+    }
+
+    #[test]
+    fn the_known_types_are_known() {
+        let name = Name::host("h1", 2222);
+        let text = format!("[h1]:2222 {0}\n@cert-authority h2 {0}\n", public(&key()));
+        let known = known(&text);
+        assert!(known.of(&name).has_type(&Algorithm::Ed25519) && !known.of(&name).has_type(&Algorithm::Rsa { hash: None }));
+        assert!(!known.of(&name).has_authority() && known.of(&Name::host("h2", 2222)).has_authority());
+    }
+
+    #[test]
+    fn a_certificate_with_another_signature_is_not_good() {
+        let (host, authority) = (key(), key());
+        let mut builder = Builder::new_with_random_nonce(&mut safe_rng(), host.public_key().clone(), 0, u64::MAX).unwrap();
+        builder.cert_type(CertType::Host).unwrap();
+        builder.valid_principal("h1").unwrap();
+        let good = builder.sign(&authority).unwrap();
+        let text = format!("@cert-authority *.example,h? {}\n", public(&authority));
+        let judge =
+            |certificate: &Certificate, name: &Name| known(&text).of(name).judge(host.public_key().key_data(), Some(certificate), NOW);
+        assert_eq!(judge(&good, &Name::host("h1", 22)), Verdict::Trusted);
+        assert!(matches!(judge(&good, &Name::host("h2", 22)), Verdict::Unknown { first_use: false, .. }));
+        assert_eq!(judge(&good, &Name::Alias("h1".into())), Verdict::Trusted);
+
+        // The same bytes, one bit of the signature turned over.
+        let mut bytes = good.to_bytes().unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        let forged = Certificate::from_bytes(&bytes).unwrap();
+        let Verdict::Unknown { certificate: Some(why), first_use: false } = judge(&forged, &Name::host("h1", 22)) else { panic!() };
+        assert!(why.ends_with("the signature does not fit"), "{why}");
+    }
+
+    proptest! {
+        /// Line by line, against what the man page says in words.
+        #[test]
+        fn judged_as_the_man_page_says(
+            lines in prop::collection::vec((0..3_u8, prop::sample::select(vec!["h1", "h2", "h1,h2", "*", "*,!h1", "!h1", "H1", "[h1]:22"]), 0..3_usize), 0..6)
+        ) {
+            let keys = [key(), key(), key()];
+            let text = lines.iter().map(|(marker, names, key)| {
+                format!("{}{names} {}", ["", "@revoked ", "@cert-authority "][usize::from(*marker)], public(&keys[*key]))
+            }).collect::<Vec<_>>().join("\n");
+            let matches = |names: &str| matches!(names, "h1" | "h1,h2" | "*" | "H1");
+            let of = |marker: u8| lines.iter().enumerate().filter(move |(_, l)| l.0 == marker && matches(l.1)).map(|(n, l)| (n + 1, l.2));
+            let verdict = judge(&text, &Name::host("h1", 22), &keys[0]);
+            if let Some((line, _)) = of(1).find(|(_, key)| *key == 0) {
+                prop_assert_eq!(verdict, Verdict::Revoked(places(&[line]).remove(0)));
+            } else if of(0).any(|(_, key)| key == 0) {
+                prop_assert_eq!(verdict, Verdict::Trusted);
+            } else if of(0).count() > 0 {
+                prop_assert_eq!(verdict, Verdict::Changed(places(&of(0).map(|(n, _)| n).collect::<Vec<_>>())));
+            } else {
+                let Verdict::Unknown { certificate, first_use: true } = verdict else { panic!("{verdict:?}") };
+                prop_assert_eq!(certificate.is_some(), of(2).count() > 0);
+            }
+        }
+
+        #[test]
+        fn a_written_line_is_found_again_and_only_for_its_name(
+            name in "[a-z0-9.:-]{1,20}", port in 1..=u16::MAX, other in "[a-z0-9.:-]{1,20}", salt in prop::option::of(any::<[u8; 20]>())
+        ) {
+            let key = key();
+            let line = Name::host(&name, port).line(key.public_key().key_data(), salt).unwrap();
+            prop_assert_eq!(judge(&line, &Name::host(&name.to_ascii_uppercase(), port), &key), Verdict::Trusted);
+            if other != name {
+                prop_assert_eq!(judge(&line, &Name::host(&other, port), &key), UNKNOWN);
+            }
+            if salt.is_some() {
+                prop_assert!(line.starts_with("|1|"), "{}", line);
+            }
+        }
+
+        #[test]
+        fn no_text_makes_a_key_trusted_that_is_not_in_it(text in "([@|!*#, \t\n1a-z]|ssh-ed25519|cert-authority|revoked){0,60}") {
+            prop_assert_ne!(judge(&text, &Name::host("h1", 22), &key()), Verdict::Trusted);
+        }
+    }
+}

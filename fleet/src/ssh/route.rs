@@ -187,3 +187,95 @@ impl FromStr for Jump {
         Ok(Self { user, host: host.to_owned(), port })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::Source;
+    use super::*;
+
+    fn way(target: &Target, config: &str) -> Result<Vec<Hop>> {
+        let env = |name: &str| (name == "SSH_AUTH_SOCK").then(|| "/run/agent".to_owned());
+        let local = Local { home: Path::new("/home/u"), user: "u", env: &env };
+        let source = Source { path: "config".into(), text: config.to_owned() };
+        route(target, &[], &local, &|host| config::settings(&[(source.clone(), &|_| Vec::new())], host))
+    }
+
+    fn named(name: &str) -> Target {
+        Target { name: name.into(), ..Target::default() }
+    }
+
+    fn hosts(target: &Target, config: &str) -> Vec<String> {
+        way(target, config).unwrap().iter().map(|h| format!("{}@{}:{}", h.user, h.host, h.port)).collect()
+    }
+
+    #[test]
+    fn the_caller_then_the_configuration_then_the_defaults() {
+        let config = "Host h1\n HostName 10.0.0.1\n Port 2222\n User admin\n IdentityFile ~/.ssh/h1\n";
+        assert_eq!(hosts(&named("h1"), config), ["admin@10.0.0.1:2222"]);
+        assert_eq!(hosts(&named("h2"), config), ["u@h2:22"]);
+        let said = Target { port: Some(1), user: Some("root".into()), identity_files: vec!["/key".into()], ..named("h1") };
+        assert_eq!(hosts(&said, config), ["root@10.0.0.1:1"]);
+
+        let files = |target: &Target| way(target, config).unwrap().remove(0).identities;
+        let agent = Some(PathBuf::from("/run/agent"));
+        assert_eq!(files(&said), Identities { files: vec!["/key".into()], named: true, only: false, agent: agent.clone() });
+        assert_eq!(files(&named("h1")).files, [Path::new("/home/u/.ssh/h1")]);
+        let default = ["id_ed25519", "id_ecdsa", "id_rsa"].map(|f| Path::new("/home/u/.ssh").join(f)).to_vec();
+        assert_eq!(files(&named("h2")), Identities { files: default, named: false, only: false, agent });
+    }
+
+    #[test]
+    fn known_hosts_are_where_the_configuration_says() {
+        let files = |config| way(&named("h1"), config).unwrap().remove(0).known_hosts;
+        let system = ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"].map(PathBuf::from);
+        assert_eq!(files(""), [["/home/u/.ssh/known_hosts", "/home/u/.ssh/known_hosts2"].map(PathBuf::from), system.clone()].concat());
+        assert_eq!(files("UserKnownHostsFile ~/a /b"), [["/home/u/a", "/b"].map(PathBuf::from), system].concat());
+        assert_eq!(files("UserKnownHostsFile none\nGlobalKnownHostsFile /c"), [Path::new("/c")]);
+    }
+
+    #[test]
+    fn the_agent_is_where_the_configuration_says() {
+        let agent = |config| way(&named("h1"), config).unwrap().remove(0).identities.agent;
+        assert_eq!(agent("IdentityAgent none"), None);
+        for config in ["", "IdentityAgent SSH_AUTH_SOCK", "IdentityAgent $SSH_AUTH_SOCK", "IdentityAgent ${SSH_AUTH_SOCK}"] {
+            assert_eq!(agent(config).unwrap(), Path::new("/run/agent"), "{config}");
+        }
+        assert_eq!(agent("IdentityAgent ~/agent").unwrap(), Path::new("/home/u/agent"));
+    }
+
+    #[test]
+    fn jump_hosts_come_in_their_order_and_the_first_as_the_configuration_reaches_it() {
+        let config = "Host outer\n User o\nHost a\n ProxyJump outer\n Port 1\nHost b\n ProxyJump never\nHost h1\n ProxyJump x@a,b:2\n";
+        assert_eq!(hosts(&named("h1"), config), ["o@outer:22", "x@a:1", "u@b:2", "u@h1:22"]);
+        let other = Target { jump: vec!["ssh://y@c:3".into()], ..named("h1") };
+        assert_eq!(hosts(&other, config), ["y@c:3", "u@h1:22"]);
+        let direct = Target { jump: vec!["none".into()], ..named("h1") };
+        assert_eq!(hosts(&direct, config), ["u@h1:22"]);
+        assert_eq!(hosts(&named("h1"), "ProxyJump none"), ["u@h1:22"]);
+    }
+
+    #[test]
+    fn jump_hosts_that_lead_to_each_other_are_refused() {
+        let e = way(&named("h1"), "ProxyJump h1\n").unwrap_err();
+        assert!(e.what.contains("jump hosts stand before h1"), "{}", e.what);
+    }
+
+    #[test]
+    fn jump_hosts_are_read_as_openssh_reads_them() {
+        let jump = |user: Option<&str>, host: &str, port| Jump { user: user.map(str::to_owned), host: host.to_owned(), port };
+        for (text, parsed) in [
+            ("h1", jump(None, "h1", None)),
+            ("u@h1:22", jump(Some("u"), "h1", Some(22))),
+            ("u@realm@h1", jump(Some("u@realm"), "h1", None)),
+            ("ssh://u@h1:2222", jump(Some("u"), "h1", Some(2222))),
+            ("[fd00::1]:22", jump(None, "fd00::1", Some(22))),
+            ("[fd00::1]", jump(None, "fd00::1", None)),
+            ("fd00::1", jump(None, "fd00::1", None)),
+        ] {
+            assert_eq!(text.parse::<Jump>().unwrap(), parsed, "{text}");
+        }
+        for bad in ["", "u@", "@h1", "h1:0", "h1:x", "h1:65536", "[fd00::1", "[fd00::1]22", "h 1"] {
+            assert!(bad.parse::<Jump>().is_err(), "{bad}");
+        }
+    }
+}
