@@ -1,7 +1,8 @@
 use std::fmt::Display;
 
 /// What a failure means for whoever called: it decides the exit code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Something did not work (exit code 1).
     Failed,

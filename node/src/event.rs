@@ -1,5 +1,7 @@
+use std::fmt;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc::UnboundedSender;
 
 /// One thing that differs from how it should be, or that was changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,20 +75,26 @@ pub enum Event {
     },
 }
 
-/// Where events go. Whoever shows them owns the other end; without one they go nowhere.
-#[derive(Debug, Clone, Default)]
-pub struct Reporter(Option<UnboundedSender<Event>>);
+/// Where events go; without a receiver they go nowhere.
+#[derive(Clone, Default)]
+pub struct Reporter(Option<Arc<dyn Fn(Event) + Send + Sync>>);
+
+impl fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Reporter(somebody)" } else { "Reporter(nobody)" })
+    }
+}
 
 impl Reporter {
-    /// Sends events to `sender`.
-    pub fn new(sender: UnboundedSender<Event>) -> Self {
-        Self(Some(sender))
+    /// Hands events to `receive`, which must not block, and for which a reader that has gone away is no reason to stop.
+    pub fn new(receive: impl Fn(Event) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(receive)))
     }
 
-    /// Reports one event. A reader that has gone away is no reason to stop working.
+    /// Reports one event.
     pub fn report(&self, event: Event) {
-        if let Some(sender) = &self.0 {
-            let _ = sender.send(event);
+        if let Some(receive) = &self.0 {
+            receive(event);
         }
     }
 

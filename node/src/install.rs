@@ -51,6 +51,20 @@ pub fn same_content(a: &Path, b: &Path) -> Result<bool> {
     }
 }
 
+/// Whether a file has this size in bytes and this SHA-256, in hexadecimal; the size is compared first, since it costs nothing.
+///
+/// # Errors
+/// When the file is there and cannot be read.
+pub fn has_content(path: &Path, sha256: &str, size: u64) -> Result<bool> {
+    let what = || format!("cannot read {}", path.display());
+    match fs::metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e).context(what()),
+        Ok(meta) if meta.len() != size => Ok(false),
+        Ok(_) => Ok(hash(path).context(what())? == sha256),
+    }
+}
+
 fn same_bytes(mut a: File, mut b: File) -> std::io::Result<bool> {
     let (mut of_a, mut of_b) = (vec![0; 1 << 18], vec![0; 1 << 18]);
     loop {
@@ -105,10 +119,13 @@ mod tests {
         assert!(!same_content(&a, &b).unwrap());
         copy(&a, &b, 0o755).unwrap();
         assert!(same_content(&a, &b).unwrap());
-        assert_eq!(hash(&a).unwrap(), hash(&b).unwrap());
+        let sum = hash(&a).unwrap();
+        assert!(has_content(&b, &sum, 600_000).unwrap());
+        assert!(!has_content(&b, &sum, 600_001).unwrap() && !has_content(&dir.path().join("c"), &sum, 600_000).unwrap());
         let mut other = vec![7; 600_000];
         other[599_999] = 8;
         fs::write(&b, other).unwrap();
         assert!(!same_content(&a, &b).unwrap());
+        assert!(!has_content(&b, &sum, 600_000).unwrap());
     }
 }

@@ -65,7 +65,7 @@ pub enum Mode {
 }
 
 /// What a run did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Steps that found all as it should be.
     pub unchanged: usize,
@@ -73,21 +73,52 @@ pub struct Summary {
     pub changed: usize,
 }
 
-/// Runs a plan from its beginning to its end, or to the first failure.
-///
-/// # Errors
-/// What the failing step says, named; or that a step's own second check was not satisfied; or that the user stopped it.
-pub async fn run_plan(plan: &Plan, host: &Host, mode: Mode) -> Result<Summary> {
-    let mut summary = Summary::default();
-    let total = plan.0.len();
-    for (n, step) in plan.0.iter().enumerate() {
-        if host.stop.is_cancelled() {
-            return Err(Error::failed(format!("stopped after {n} of {total} steps")).hint("run the same command again to go on"));
+/// A run of steps, in one go or in several parts between which the caller does something else.
+pub struct Run<'a> {
+    host: &'a Host,
+    mode: Mode,
+    total: usize,
+    begun: usize,
+    summary: Summary,
+}
+
+impl<'a> Run<'a> {
+    /// Begins a run of `total` steps.
+    pub fn new(host: &'a Host, mode: Mode, total: usize) -> Self {
+        Self { host, mode, total, begun: 0, summary: Summary::default() }
+    }
+
+    /// Goes on where another run stopped, after `done`.
+    pub fn after(done: Summary, host: &'a Host, mode: Mode, total: usize) -> Self {
+        Self { host, mode, total, begun: done.changed + done.unchanged, summary: done }
+    }
+
+    /// What has been done so far.
+    pub fn summary(&self) -> Summary {
+        self.summary
+    }
+
+    /// Runs a part from its beginning to its end, or to the first failure.
+    ///
+    /// # Errors
+    /// What the failing step says, named; or that a step's own second check was not satisfied; or that the user stopped it.
+    pub async fn part(&mut self, plan: &Plan) -> Result<()> {
+        for step in &plan.0 {
+            self.step(step.as_ref()).await?;
         }
+        Ok(())
+    }
+
+    async fn step(&mut self, step: &dyn Step) -> Result<()> {
+        let (host, total) = (self.host, self.total);
+        if host.stop.is_cancelled() {
+            return Err(Error::failed(format!("stopped after {} of {total} steps", self.begun)).hint("run the same command again to go on"));
+        }
+        self.begun += 1;
         let name = step.name();
-        host.reporter.report(Event::StepStarted { step: name.clone(), index: n + 1, total });
+        host.reporter.report(Event::StepStarted { step: name.clone(), index: self.begun, total });
         let began = Instant::now();
-        let done = run_step(step.as_ref(), host, mode).await;
+        let done = run_step(step, host, self.mode).await;
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (outcome, changes) = match &done {
             Ok((outcome, changes)) => (*outcome, changes.clone()),
@@ -95,18 +126,17 @@ pub async fn run_plan(plan: &Plan, host: &Host, mode: Mode) -> Result<Summary> {
         };
         host.reporter.report(Event::StepDone { step: name.clone(), outcome, changes, ms });
         match done {
-            Ok((Outcome::Unchanged, _)) => summary.unchanged += 1,
-            Ok(_) => summary.changed += 1,
+            Ok((Outcome::Unchanged, _)) => self.summary.unchanged += 1,
+            Ok(_) => self.summary.changed += 1,
             Err(e) => {
-                let kind = e.kind;
-                let hint = e.hint.clone();
+                let (kind, hint) = (e.kind, e.hint.clone());
                 let mut e = Err::<(), _>(e).context(format!("step '{name}'")).err().unwrap_or_else(|| Error::failed(name));
                 (e.kind, e.hint) = (kind, hint);
                 return Err(e);
             }
         }
+        Ok(())
     }
-    Ok(summary)
 }
 
 async fn run_step(step: &dyn Step, host: &Host, mode: Mode) -> Result<(Outcome, Vec<Change>)> {

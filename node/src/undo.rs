@@ -11,7 +11,7 @@ use crate::kernel::sysctl_path;
 use crate::{Context as _, FileState, Host, Result, Undo, read_optional, remove_file, run, selinux, write_atomically};
 
 /// How a change was taken back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UndoneHow {
     /// It was taken back.
@@ -23,7 +23,7 @@ pub enum UndoneHow {
 }
 
 /// What became of one change.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Undone {
     /// What was done: `file /etc/keepalived/keepalived.conf removed`.
     pub what: String,
