@@ -177,6 +177,16 @@ impl Vrrp {
         Ok(Self { version, router_id: RouterId::for_vip(vip), advert, unicast })
     }
 
+    /// Whether a router with these settings and one with `other` understand each other: all but the peers are the same.
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        let same_version = match (&self.version, &other.version) {
+            (Version::V2(a), Version::V2(b)) => a.expose() == b.expose(),
+            (Version::V3, Version::V3) => true,
+            _ => false,
+        };
+        same_version && self.router_id == other.router_id && self.advert == other.advert
+    }
+
     /// How long a backup waits for adverts before it takes over: three intervals and the skew (RFC 5798, 6.1).
     pub fn master_down(&self, priority: Priority) -> Duration {
         let skew = self.advert.duration() * u32::from(256 - u16::from(priority.get())) / 256;

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use cluster::{AdvertInterval, AuthPass, RouterId, Version, Vrrp};
+
 /// What was found.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Existing {
@@ -64,6 +66,37 @@ pub(crate) fn examine(text: &str, vip: IpAddr) -> Existing {
     Existing::Foreign(found.into_iter().map(|(k, name)| format!("{k} {}", name.join(" ")).trim_end().to_owned()).collect())
 }
 
+/// What a configuration made by hand says on the wire; None when smartup cannot say the same: version 2 without a password,
+/// a value out of range, IPv6 with a password.
+///
+/// keepalived's defaults (keepalived.conf(5)): version 2, id none, an advert each second; of a password the first 8
+/// characters count.
+pub(crate) fn spoken(text: &str) -> Option<Vrrp> {
+    let words = words(text);
+    let after = |keys: &[&str]| words.iter().position(|w| keys.contains(w)).and_then(|n| words.get(n + 1)).copied();
+    let router_id = RouterId::try_from(after(&["virtual_router_id"])?.parse::<u8>().ok()?).ok()?;
+    let advert = AdvertInterval::try_from(centiseconds(after(&["advert_int"]).unwrap_or("1"))?).ok()?;
+    let version = match after(&["version"]).or_else(|| after(&["vrrp_version"])).unwrap_or("2") {
+        "3" => Version::V3,
+        "2" if after(&["auth_type"]) == Some("PASS") => {
+            let pass: String = after(&["auth_pass"])?.chars().take(8).collect();
+            Version::V2(AuthPass::parse(&pass).ok()?)
+        }
+        _ => return None,
+    };
+    let peers = words.iter().position(|w| *w == "unicast_peer").map_or(&[][..], |n| &words[n + 1..]);
+    let unicast = peers.iter().skip_while(|w| **w == "{").take_while(|w| **w != "}").filter_map(|w| w.parse().ok()).collect();
+    Some(Vrrp { version, router_id, advert, unicast })
+}
+
+/// `1`, `0.1` or `0.25` seconds, in hundredths.
+fn centiseconds(text: &str) -> Option<u16> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let part = format!("{part:0<2}");
+    let whole: u16 = whole.parse().ok()?;
+    whole.checked_mul(100)?.checked_add(part.get(..2)?.parse().ok()?)
+}
+
 /// The words outside of comments; braces stand alone.
 fn words(text: &str) -> Vec<&str> {
     text.lines()
@@ -104,6 +137,23 @@ mod tests {
 
     fn vip() -> IpAddr {
         "10.0.0.10".parse().unwrap()
+    }
+
+    #[test]
+    fn what_is_spoken_by_hand_can_be_taken_over() {
+        let by_hand = "vrrp_instance VI_1 {\n state MASTER\n virtual_router_id 51\n authentication {\n auth_type PASS\n \
+            auth_pass mypassword\n }\n unicast_peer {\n 10.0.0.12\n 10.0.0.13\n }\n virtual_ipaddress {\n 10.0.0.10\n }\n}\n";
+        let vrrp = spoken(by_hand).unwrap();
+        assert_eq!((vrrp.router_id.get(), vrrp.advert, vrrp.unicast.len()), (51, AdvertInterval::SECOND, 2));
+        assert!(matches!(&vrrp.version, Version::V2(p) if p.expose() == "mypasswo"));
+        assert!(spoken(&by_hand.replace("auth_type PASS", "")).is_none());
+        let three = spoken(&format!("global_defs {{\n vrrp_version 3\n}}\n{by_hand}\nadvert_int 0.25\n")).unwrap();
+        assert_eq!((three.version.number(), three.advert.centiseconds()), (3, 25));
+        // what smartup writes itself is read as it was meant
+        for ours in [settings(false, None, &[]), settings(false, Some("mypasswd"), &["10.0.0.11", "10.0.0.12"])] {
+            let read = spoken(&ours.config(Release::NEWEST).unwrap()).unwrap();
+            assert!(read.agrees_with(&ours.vrrp), "{read:?}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use cluster::{Interface, Vrrp};
 use node::{Context as _, Error, Result, run};
 use serde::Deserialize;
 
-use crate::wire::{self, Heard, How, Mac};
+use crate::wire::{self, Heard, How, Mac, Pace};
 
 /// Who has the VIP, as seen from the wire: more than one is a split brain, or a holder that was cut off and came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +23,8 @@ pub struct Holders {
 /// # Errors
 /// When the wire cannot be used.
 pub async fn holders(interface: &Interface, vip: IpAddr, vrrp: Option<&Vrrp>) -> Result<Holders> {
-    let (claims, heard) = tokio::try_join!(wire::who_has(interface, vip), wire::listen(interface, vip.is_ipv6(), limit(vrrp), |_| false))?;
+    let (claims, heard) =
+        tokio::try_join!(wire::who_has(interface, vip, Pace::Careful), wire::listen(interface, vip.is_ipv6(), limit(vrrp), |_| false))?;
     Ok(Holders {
         announced_by: heard.iter().filter(|h| holds(h, vip)).map(|h| h.advert.source).collect(),
         answered_by: claims.into_iter().filter(|c| c.how == How::Answers).map(|c| c.mac).collect(),
@@ -44,7 +45,7 @@ pub async fn holder(interface: &Interface, vip: IpAddr, vrrp: Option<&Vrrp>) -> 
             source => Ok(Some(source)),
         };
     }
-    match wire::who_has(interface, vip).await?.into_iter().find(|c| c.how == How::Answers) {
+    match wire::who_has(interface, vip, Pace::Quick).await?.into_iter().find(|c| c.how == How::Answers) {
         None => Ok(None),
         Some(claim) => neighbour(interface, vip, claim.mac).await.map(Some),
     }

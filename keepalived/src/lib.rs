@@ -21,6 +21,6 @@ pub mod wire;
 
 pub use holder::{Holders, holder, holders};
 pub use judge::{Seen, judge};
-pub use preflight::preflight;
+pub use preflight::{by_hand, preflight, wire_preflight};
 pub use settings::{Settings, paths};
 pub use steps::plan;

@@ -14,21 +14,22 @@ use crate::preflight::replaceable;
 use crate::settings::{drop_in, k3s_drop_in, paths};
 use crate::version::{self, Release};
 
-/// The steps that make this host a holder of the VIP; keepalived must be installed by then. k3s is to be started after them:
-/// its unit's drop-in tells keepalived when the API is up.
+/// The steps that make this host a holder of the VIP: what is put in place, and the start. keepalived must be installed by
+/// then. k3s is to be started after the first part, since its unit's drop-in tells keepalived when the API is up; and before
+/// the second, since it is what takes time.
 ///
 /// # Errors
 /// None in practice.
-pub fn plan(settings: &Settings) -> Result<Plan> {
-    let mut plan = Plan::default();
+pub fn plan(settings: &Settings) -> Result<(Plan, Plan)> {
+    let (mut plan, mut start) = (Plan::default(), Plan::default());
     plan.push(FileStep::new(paths::CHECK, settings.check_script()?).mode(0o755));
     plan.push(FileStep::new(paths::K3S_DROP_IN, k3s_drop_in()?));
     plan.push(FileStep::new(paths::DROP_IN, drop_in()?));
     plan.push(ConfigStep { settings: settings.clone() });
     plan.push(DropInsStep);
     plan.push(StateFileStep);
-    plan.push(UnitStep { unit: paths::UNIT.into(), on_change: OnChange::Reload, wait: true });
-    Ok(plan)
+    start.push(UnitStep { unit: paths::UNIT.into(), on_change: OnChange::Reload, wait: true });
+    Ok((plan, start))
 }
 
 /// keepalived's configuration: refused where another one would be lost, and tried with `keepalived -t` first.
@@ -170,9 +171,9 @@ mod tests {
 
     #[test]
     fn each_step_has_a_name_of_its_own() {
-        let plan = plan(&settings(false, None, &[])).unwrap();
-        let names: std::collections::BTreeSet<_> = plan.0.iter().map(|s| s.name()).collect();
-        assert_eq!(names.len(), plan.0.len());
+        let (files, start) = plan(&settings(false, None, &[])).unwrap();
+        let names: Vec<_> = files.0.iter().chain(&start.0).map(|s| s.name()).collect();
+        assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), names.len());
     }
 
     #[test]

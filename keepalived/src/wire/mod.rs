@@ -25,10 +25,23 @@ const GROUP_V4: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
 const GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x12);
 
 /// RFC 5227 sends three probes, one to two seconds apart, and waits two more; hosts of one segment answer within
-/// milliseconds, so a quarter of a second and half a second will do.
+/// milliseconds, so a quarter of a second between them and half a second after the last will do.
 const PROBES: u32 = 3;
-const BETWEEN_PROBES: Duration = Duration::from_millis(250);
-const AFTER_PROBES: Duration = Duration::from_millis(500);
+
+/// How long is waited between two probes; after the last one twice that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// A second in all: for an address that must be free.
+    Careful,
+    /// A third of that: for one whose holder is known.
+    Quick,
+}
+
+impl Pace {
+    fn gap(self) -> Duration {
+        Duration::from_millis(if self == Self::Careful { 250 } else { 80 })
+    }
+}
 
 /// A hardware address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,16 +85,18 @@ pub struct Heard {
     pub advert: Advert,
 }
 
-/// Asks who else has the address, by ARP or neighbour discovery, for a second. Nobody = it is free.
+/// Asks who else has the address, by ARP or neighbour discovery. Nobody = it is free.
 ///
 /// # Errors
 /// When there is no such interface, it has no hardware address, or this is not root.
-pub async fn who_has(interface: &Interface, address: IpAddr) -> Result<Vec<Claim>> {
+pub async fn who_has(interface: &Interface, address: IpAddr, pace: Pace) -> Result<Vec<Claim>> {
     let name = interface.clone();
-    in_thread(move || ask(name.as_str(), address)).await.map_err(|e| failed(&format!("cannot ask on {interface} who has {address}"), e))
+    in_thread(move || ask(name.as_str(), address, pace.gap()))
+        .await
+        .map_err(|e| failed(&format!("cannot ask on {interface} who has {address}"), e))
 }
 
-fn ask(interface: &str, address: IpAddr) -> io::Result<Vec<Claim>> {
+fn ask(interface: &str, address: IpAddr, gap: Duration) -> io::Result<Vec<Claim>> {
     let mut claims = Vec::new();
     let (socket, to, packet) = match address {
         IpAddr::V4(a) => {
@@ -97,7 +112,7 @@ fn ask(interface: &str, address: IpAddr) -> io::Result<Vec<Claim>> {
     };
     for n in 1..=PROBES {
         socket.send(to, &packet)?;
-        let until = Instant::now() + if n < PROBES { BETWEEN_PROBES } else { AFTER_PROBES };
+        let until = Instant::now() + if n < PROBES { gap } else { gap * 2 };
         while let Some(received) = socket.receive(until)? {
             let claim = match address {
                 IpAddr::V4(a) => arp::claim(&received.packet, a),
