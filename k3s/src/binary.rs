@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use node::{Context as _, Error, Host, Result, State, Step, install, run, same_content};
+use node::{Context as _, Error, Host, Result, State, Step, has_content, install, run, same_content};
 use sha2::{Digest as _, Sha256};
 
 use crate::settings::paths;
@@ -16,6 +16,15 @@ pub enum Source {
     Host,
     /// A file on the host.
     File(PathBuf),
+    /// A file on the host that was sent there for this, and is removed when it has been installed.
+    Sent {
+        /// Where it is; it need not be there when the right k3s is installed, nor for a dry run.
+        path: PathBuf,
+        /// Its SHA-256 in hexadecimal.
+        sha256: String,
+        /// Its size in bytes.
+        size: u64,
+    },
     /// A release, from a mirror laid out like k3s's own releases: `MIRROR/VERSION/k3s` beside `sha256sum-ARCH.txt`.
     Release {
         /// As in `v1.31.2+k3s1`.
@@ -42,7 +51,7 @@ impl Source {
                     Error::invalid("k3s is not on this host")
                         .hint("give it with --k3s PATH, have it downloaded with --k3s-version VERSION, or install its package")
                 }),
-            Self::File(_) | Self::Release { .. } => Ok(paths::BINARY.into()),
+            Self::File(_) | Self::Sent { .. } | Self::Release { .. } => Ok(paths::BINARY.into()),
         }
     }
 }
@@ -81,6 +90,8 @@ impl Step for BinaryStep {
             }
             Source::File(file) if same_content(file, target)? => State::Right,
             Source::File(file) => State::differs(format!("install {} as {}", file.display(), target.display())),
+            Source::Sent { sha256, size, .. } if has_content(target, sha256, *size)? => State::Right,
+            Source::Sent { sha256, .. } => State::differs(format!("install k3s with SHA-256 {sha256} as {}", target.display())),
             Source::Release { version, .. } if target.exists() && version_of(target).await.as_ref() == Some(version) => State::Right,
             Source::Release { version, mirror } => State::differs(format!("download k3s {version} from {mirror}, and install it")),
         })
@@ -91,6 +102,10 @@ impl Step for BinaryStep {
         match &self.source {
             Source::Host => Ok(()),
             Source::File(file) => install(host, file, target, 0o755, &self.unit).await,
+            Source::Sent { path, .. } => {
+                install(host, path, target, 0o755, &self.unit).await?;
+                node::remove_file(path)
+            }
             Source::Release { version, mirror } => {
                 let file = Path::new(Host::STATE).join(Host::DOWNLOAD);
                 download(host, version, mirror, &file).await?;

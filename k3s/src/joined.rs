@@ -1,3 +1,5 @@
+use std::time::{Duration, Instant};
+
 use async_trait::async_trait;
 use cluster::Role;
 use node::{Awaited, Host, Result, State, Step};
@@ -36,5 +38,28 @@ impl Step for ServerJoined {
                 Err(e) => Ok(Awaited::missing(e.to_string())),
             })
             .await
+    }
+}
+
+/// etcd refuses a new member unless all voters have been connected for this long (`HealthInterval` in
+/// etcd's server/etcdserver/server.go).
+const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Waits until every member of etcd has had a vote and been healthy, without a gap, for as long as etcd asks before it takes
+/// another one. A server that starts to join earlier ends with "unhealthy cluster", and loses more time than it won.
+///
+/// Has no limit of its own: whoever waits stops waiting.
+pub async fn settled() {
+    let mut since: Option<Instant> = None;
+    loop {
+        let healthy = match etcd::members().await {
+            Ok(members) => members.iter().all(|m| m.is_healthy() && !m.learner),
+            Err(_) => false,
+        };
+        since = if healthy { since.or_else(|| Some(Instant::now())) } else { None };
+        if since.is_some_and(|s| s.elapsed() >= HEALTH_INTERVAL) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }

@@ -3,10 +3,10 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cluster::Role;
+use cluster::{Role, Runtime};
 use node::{Context as _, Error, Finding, Host, Result};
 
-use crate::settings::{Runtime, Settings, paths};
+use crate::settings::{Settings, paths};
 use crate::unit::{self, vendor};
 use crate::{EnvFile, JoinTarget, Joined};
 
@@ -18,13 +18,11 @@ const PORTS_SERVER: [u16; 3] = [2379, 2380, 10250];
 /// The slowest that 99 of 100 fsyncs should be (etcd's hardware page: 10 ms at the 99th percentile).
 const FSYNC_LIMIT: Duration = Duration::from_millis(10);
 
-/// k3s's checks of this host, and, for a joiner, of the cluster: nothing is touched before they pass.
+/// k3s's checks of this host.
 ///
 /// # Errors
 /// When systemd does not answer; what a check finds is in its finding.
 pub async fn preflight(host: &Host, settings: &Settings) -> Result<Vec<Finding>> {
-    let state = host.systemd.unit(&paths::unit(settings.role)).await?;
-    let member = state.running() && Path::new(if settings.role == Role::Server { paths::SERVER_CA } else { paths::AGENT_CA }).exists();
     let mut found = vec![foreign(host, settings.role).await, role(settings)];
     if let Some(vendor) = vendor(host, settings.role).await? {
         found.push(vendor_flags(&vendor, settings));
@@ -36,7 +34,7 @@ pub async fn preflight(host: &Host, settings: &Settings) -> Result<Vec<Finding>>
             Finding::fail("docker", &Error::invalid("docker is not on this host").hint("install it, or leave --runtime docker away"))
         });
     }
-    if member {
+    if takes_part(host, settings.role).await? {
         return Ok(found);
     }
     found.push(ports(settings));
@@ -45,10 +43,25 @@ pub async fn preflight(host: &Host, settings: &Settings) -> Result<Vec<Finding>>
     }
     if settings.first {
         found.push(leftover(host, None));
-    } else {
-        found.extend(join(host, settings).await);
     }
     Ok(found)
+}
+
+/// A joiner's checks of the cluster, with its token; none on a host that takes part already.
+///
+/// # Errors
+/// As [`preflight`].
+pub async fn cluster_preflight(host: &Host, settings: &Settings) -> Result<Vec<Finding>> {
+    if settings.first || takes_part(host, settings.role).await? {
+        return Ok(Vec::new());
+    }
+    Ok(join(host, settings).await)
+}
+
+/// Whether k3s runs here as part of a cluster.
+async fn takes_part(host: &Host, role: Role) -> Result<bool> {
+    let ca = Path::new(if role == Role::Server { paths::SERVER_CA } else { paths::AGENT_CA });
+    Ok(host.systemd.unit(&paths::unit(role)).await?.running() && ca.exists())
 }
 
 async fn join(host: &Host, settings: &Settings) -> Vec<Finding> {

@@ -122,11 +122,16 @@ fn in_words(error: &kube::Error) -> String {
     }
 }
 
-/// The API answers and this host's node is Ready: on a server from its own API and through the VIP, on an agent through
-/// what the kubelet uses.
-pub struct ApiReady {
+/// This server's API is ready, and answers through the VIP.
+pub(crate) struct ApiStep {
     /// How k3s is set up here.
-    pub settings: Settings,
+    pub(crate) settings: Settings,
+}
+
+/// This host's node is Ready: asked with the administrator's kubeconfig on a server, with the kubelet's on an agent.
+pub(crate) struct NodeStep {
+    /// Server or agent.
+    pub(crate) role: Role,
 }
 
 /// Clients that a wait keeps from one look to the next: a TLS handshake each time would cost more than k3s's own start.
@@ -144,65 +149,95 @@ async fn keep<'a>(kept: &'a mut Option<Client>, kubeconfig: &Path, url: Option<&
     }
 }
 
-impl ApiReady {
+/// The kubeconfig of a role, or why there is none yet.
+fn kubeconfig(role: Role) -> Result<&'static Path, String> {
+    let path = Path::new(if role == Role::Server { paths::KUBECONFIG } else { paths::KUBELET_CONFIG });
+    if path.exists() { Ok(path) } else { Err(format!("k3s has not written {} yet", path.display())) }
+}
+
+impl ApiStep {
     /// What is missing; None when nothing is.
-    async fn look(&self, host: &Host, clients: &mut Clients) -> Result<Option<String>> {
-        let kubeconfig = Path::new(match self.settings.role {
-            Role::Server => paths::KUBECONFIG,
-            Role::Agent => paths::KUBELET_CONFIG,
-        });
-        if !kubeconfig.exists() {
-            return Ok(Some(format!("k3s has not written {} yet", kubeconfig.display())));
-        }
-        let Ok(client) = keep(&mut clients.here, kubeconfig, None).await else {
-            return Ok(Some(format!("{} is not whole yet", kubeconfig.display())));
+    async fn look(&self, clients: &mut Clients) -> Option<String> {
+        let path = match kubeconfig(Role::Server) {
+            Ok(path) => path,
+            Err(missing) => return Some(missing),
         };
-        if self.settings.role == Role::Server
-            && let Err(e) = get_ok(client, "/readyz").await
-        {
+        let Ok(client) = keep(&mut clients.here, path, None).await else {
+            return Some(format!("{} is not whole yet", path.display()));
+        };
+        if let Err(e) = get_ok(client, "/readyz").await {
             // k3s may have been started anew, with other certificates
             clients.here = None;
-            return Ok(Some(format!("the API on this host is not ready: {e}")));
+            return Some(format!("the API on this host is not ready: {e}"));
         }
+        let Ok(through) = keep(&mut clients.through_vip, path, Some(&self.settings.url())).await else {
+            return Some(format!("{} is not whole yet", path.display()));
+        };
+        if let Err(e) = get_ok(through, "/readyz").await {
+            clients.through_vip = None;
+            return Some(format!("the API does not answer through the VIP: {e}"));
+        }
+        None
+    }
+}
+
+impl NodeStep {
+    /// What is missing; None when nothing is.
+    async fn look(&self, host: &Host, kept: &mut Option<Client>) -> Result<Option<String>> {
+        let path = match kubeconfig(self.role) {
+            Ok(path) => path,
+            Err(missing) => return Ok(Some(missing)),
+        };
+        let Ok(client) = keep(kept, path, None).await else {
+            return Ok(Some(format!("{} is not whole yet", path.display())));
+        };
         let name = host.facts.node_name()?;
         let node = match Api::<Node>::all(client.clone()).get_opt(name.as_str()).await {
             Ok(Some(node)) => NodeInfo::of(&node),
             Ok(None) => return Ok(Some(format!("node {name} is not registered"))),
             Err(e) => {
-                clients.here = None;
+                *kept = None;
                 return Ok(Some(format!("node {name} cannot be read: {}", in_words(&e))));
             }
         };
-        if node.ready != "True" {
-            return Ok(Some(format!("node {name} is not Ready: {}", node.reason.unwrap_or_else(|| "it has not said why".into()))));
-        }
-        if self.settings.role == Role::Server {
-            let through = keep(&mut clients.through_vip, kubeconfig, Some(&self.settings.url())).await?;
-            if let Err(e) = get_ok(through, "/readyz").await {
-                clients.through_vip = None;
-                return Ok(Some(format!("the API does not answer through the VIP: {e}")));
-            }
-        }
-        Ok(None)
+        let why = || node.reason.unwrap_or_else(|| "it has not said why".into());
+        Ok((node.ready != "True").then(|| format!("node {name} is not Ready: {}", why())))
     }
 }
 
 #[async_trait(?Send)]
-impl Step for ApiReady {
+impl Step for ApiStep {
     fn name(&self) -> String {
-        "cluster ready".into()
+        "API ready".into()
     }
 
-    async fn check(&self, host: &Host) -> Result<State> {
-        Ok(self.look(host, &mut Clients::default()).await?.map_or(State::Right, |m| State::differs(format!("wait: {m}"))))
+    async fn check(&self, _host: &Host) -> Result<State> {
+        Ok(self.look(&mut Clients::default()).await.map_or(State::Right, |m| State::differs(format!("wait: {m}"))))
     }
 
     async fn apply(&self, host: &Host) -> Result<()> {
-        let watch = Watch::new(host, self.settings.role);
         let mut clients = Clients::default();
-        watch
-            .wait(&self.name(), "this host's part of the cluster", async || {
-                Ok(self.look(host, &mut clients).await?.map_or(Awaited::Done(()), Awaited::Missing))
+        Watch::new(host, Role::Server)
+            .wait(&self.name(), "the API", async || Ok(self.look(&mut clients).await.map_or(Awaited::Done(()), Awaited::Missing)))
+            .await
+    }
+}
+
+#[async_trait(?Send)]
+impl Step for NodeStep {
+    fn name(&self) -> String {
+        "node Ready".into()
+    }
+
+    async fn check(&self, host: &Host) -> Result<State> {
+        Ok(self.look(host, &mut None).await?.map_or(State::Right, |m| State::differs(format!("wait: {m}"))))
+    }
+
+    async fn apply(&self, host: &Host) -> Result<()> {
+        let mut kept = None;
+        Watch::new(host, self.role)
+            .wait(&self.name(), "this host's node", async || {
+                Ok(self.look(host, &mut kept).await?.map_or(Awaited::Done(()), Awaited::Missing))
             })
             .await
     }

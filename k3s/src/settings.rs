@@ -1,9 +1,7 @@
-use std::fmt;
 use std::net::IpAddr;
 
-use cluster::{Interface, Port, Role, Token, Vip};
+use cluster::{Interface, Port, Role, Runtime, Token, Vip};
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
 use crate::Flags;
 
@@ -42,23 +40,6 @@ pub mod paths {
     /// The unit's environment (7.4.1).
     pub fn env(role: Role) -> PathBuf {
         format!("/etc/k3s/k3s-{role}.env").into()
-    }
-}
-
-/// What runs the containers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Runtime {
-    /// k3s's own.
-    #[default]
-    Containerd,
-    /// The host's docker, as in the reference.
-    Docker,
-}
-
-impl fmt::Display for Runtime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if *self == Self::Containerd { "containerd" } else { "docker" })
     }
 }
 

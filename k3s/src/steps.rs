@@ -1,26 +1,42 @@
 use std::path::Path;
 
 use async_trait::async_trait;
-use cluster::Role;
+use cluster::{Role, Runtime};
 
 use node::{Content, Error, FileStep, Host, OnChange, Plan, Result, State, Step, TellStep, Undo, UnitStep};
 
 use crate::binary::{BinaryStep, Source};
 use crate::joined::ServerJoined;
-use crate::ready::ApiReady;
-use crate::settings::{Runtime, Settings, paths};
+use crate::ready::{ApiStep, NodeStep};
+use crate::settings::{Settings, paths};
 use crate::unit::{Vendor, vendor};
 use crate::{EnvFile, Flags};
 
-/// k3s's steps in two parts: what is put in place, and the start. Between them come the firewall and keepalived.
+/// k3s's steps, in parts so that others can come between them.
+#[derive(Default)]
+pub struct Steps {
+    /// What is put in place; nothing of it needs the token.
+    pub files: Plan,
+    /// The token, and the start, which does not wait. The firewall and the unit's drop-ins must be there by then.
+    pub start: Plan,
+    /// A joining server gets its vote in etcd.
+    pub vote: Plan,
+    /// A server's API answers.
+    pub api: Plan,
+    /// The node is Ready.
+    pub node: Plan,
+}
+
+/// What makes this host a server or an agent.
 ///
 /// # Errors
 /// When k3s is not on the host and was not given, or systemd does not answer.
-pub async fn plan(host: &Host, settings: &Settings, source: &Source) -> Result<(Plan, Plan)> {
+pub async fn plan(host: &Host, settings: &Settings, source: &Source) -> Result<Steps> {
     let unit = paths::unit(settings.role);
     let vendor = vendor(host, settings.role).await?;
     let binary = source.path()?;
-    let mut files = Plan::default();
+    let mut steps = Steps::default();
+    let files = &mut steps.files;
     files.push(BinaryStep { source: source.clone(), unit: unit.clone() });
     if host.systemd.unit(NETWORK_MANAGER).await?.running() {
         let text = templates::k3s::NetworkManager {}.render().map_err(internal)?;
@@ -39,19 +55,22 @@ pub async fn plan(host: &Host, settings: &Settings, source: &Source) -> Result<(
         .map_err(internal)?;
         files.push(FileStep::new(Path::new("/etc/systemd/system").join(&unit), text).read_by(&unit));
     }
-    files.push(env_step(settings, vendor.as_ref()));
 
-    let mut start = Plan::default();
+    let start = &mut steps.start;
+    start.push(env_step(settings, vendor.as_ref()));
     if settings.runtime == Runtime::Docker {
         start.push(UnitStep { unit: "docker.service".into(), on_change: OnChange::Restart, wait: true });
     }
     start.push(DataStep);
     start.push(UnitStep { unit, on_change: OnChange::Restart, wait: false });
-    if settings.role == Role::Server && !settings.first {
-        start.push(ServerJoined);
+    if settings.role == Role::Server {
+        if !settings.first {
+            steps.vote.push(ServerJoined);
+        }
+        steps.api.push(ApiStep { settings: settings.clone() });
     }
-    start.push(ApiReady { settings: settings.clone() });
-    Ok((files, start))
+    steps.node.push(NodeStep { role: settings.role });
+    Ok(steps)
 }
 
 const NETWORK_MANAGER: &str = "NetworkManager.service";
