@@ -2,8 +2,11 @@
 
 mod commands;
 mod exit;
+mod kubeconfig;
 mod membership;
 mod output;
+mod remote;
+mod run_here;
 mod setup;
 
 use std::process::ExitCode;

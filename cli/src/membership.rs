@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use cluster::{AdvertInterval, AuthPass, Interface, Port, Role, RouterId, Version, Vip, Vrrp};
+use cluster::{Interface, Port, Role, Runtime, Vip};
+use fleet::protocol::VrrpWire;
 use ipnet::IpNet;
-use k3s::{Flags, Runtime};
+use k3s::Flags;
 use node::{Error, FileStep, Host, Result, read_optional};
 use serde::{Deserialize, Serialize};
 
@@ -35,37 +36,7 @@ pub struct Membership {
     /// Pod and service networks.
     pub networks: Vec<IpNet>,
     /// What the servers agree on; none on an agent.
-    pub vrrp: Option<SavedVrrp>,
-}
-
-/// [`Vrrp`] as it is written down.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SavedVrrp {
-    router_id: RouterId,
-    advert: AdvertInterval,
-    auth_pass: Option<String>,
-    unicast: Vec<IpAddr>,
-}
-
-impl SavedVrrp {
-    /// To be written down.
-    pub fn of(vrrp: &Vrrp) -> Self {
-        let auth_pass = match &vrrp.version {
-            Version::V2(pass) => Some(pass.expose().to_owned()),
-            Version::V3 => None,
-        };
-        Self { router_id: vrrp.router_id, advert: vrrp.advert, auth_pass, unicast: vrrp.unicast.clone() }
-    }
-
-    /// As it was.
-    pub fn vrrp(&self) -> Result<Vrrp> {
-        let version = match &self.auth_pass {
-            Some(pass) => Version::V2(AuthPass::parse(pass)?),
-            None => Version::V3,
-        };
-        Ok(Vrrp { version, router_id: self.router_id, advert: self.advert, unicast: self.unicast.clone() })
-    }
+    pub vrrp: Option<VrrpWire>,
 }
 
 impl Membership {
@@ -128,6 +99,8 @@ pub fn present_flags(role: Role) -> Flags {
 
 #[cfg(test)]
 mod tests {
+    use cluster::{AuthPass, Vrrp};
+
     use super::*;
 
     #[test]
@@ -143,7 +116,7 @@ mod tests {
             runtime: Runtime::Docker,
             firewall: true,
             networks: vec!["10.42.0.0/16".parse().unwrap()],
-            vrrp: Some(SavedVrrp::of(&vrrp)),
+            vrrp: Some(VrrpWire::of(&vrrp)),
         };
         let text = serde_json::to_string_pretty(&m).unwrap();
         let back: Membership = serde_json::from_str(&text).unwrap();

@@ -1,21 +1,15 @@
-//! What init and join share: the checks, the steps in their order, and the run.
+//! How a host becomes part of a cluster: its settings, the checks, and the steps in their order. The same for the commands
+//! on a host and for `smartup node`.
 
+use std::net::IpAddr;
 use std::path::Path;
-use std::process::ExitCode;
 
-use cluster::{Role, Token, Vip, Vrrp};
-use k3s::EnvFile;
-use node::{
-    Error, FileStep, Finding, Host, Lock, Mode, ModulesStep, PackageStep, Plan, Preflight, Result, Summary, SysctlStep, Verdict,
-    host_checks, run_plan,
-};
-use serde::Serialize;
-use tokio_util::sync::CancellationToken;
+use cluster::{AuthPass, Interface, Port, Role, Runtime, Ticket, Token, Vip, Vrrp};
+use fleet::protocol::VrrpWire;
+use k3s::{EnvFile, Source};
+use node::{Error, FileStep, Finding, Host, ModulesStep, PackageStep, Plan, Preflight, Result, SysctlStep, Verdict, host_checks};
 
-use crate::commands::{Format, HostArgs};
-use crate::exit;
-use crate::membership::{Membership, SavedVrrp, present_flags};
-use crate::output::{self, Progress};
+use crate::membership::{Membership, present_flags};
 
 /// What a host shall become.
 pub struct Wanted {
@@ -26,175 +20,271 @@ pub struct Wanted {
     /// The floating address.
     pub vip: Vip,
     /// The API's port; None = as before, or the default.
-    pub port: Option<cluster::Port>,
-    /// The token; None on the first server: as before, or a new one.
+    pub port: Option<Port>,
+    /// The token; None = as before; on a first server otherwise a new one, on a joiner one that comes later.
     pub token: Option<Token>,
-    /// What the servers agree on; None on an agent.
-    pub vrrp: Option<Vrrp>,
+    /// What servers say on the wire; ignored on an agent.
+    pub vrrp: VrrpWish,
+    /// Interface of the VIP and the pod network; None = the one whose subnet holds the VIP.
+    pub interface: Option<Interface>,
+    /// This node's own address; None = as before, or the interface's.
+    pub node_ip: Option<IpAddr>,
+    /// What runs the containers; None = as before, or containerd.
+    pub runtime: Option<Runtime>,
+    /// Where k3s comes from.
+    pub source: Source,
+    /// Whether the firewall is smartup's to set; once it is not, it stays so.
+    pub firewall: bool,
+    /// More flags for k3s.
+    pub k3s_args: Vec<String>,
 }
 
-/// The result, as `-o` prints it.
-#[derive(Debug, Serialize)]
-struct Report<'a> {
-    role: Role,
-    node: String,
-    vip: Vip,
-    url: &'a str,
-    dry_run: bool,
-    changed: usize,
-    unchanged: usize,
+/// What servers shall say on the wire.
+pub enum VrrpWish {
+    /// Just this: the cluster says so.
+    Cluster(Vrrp),
+    /// As this host does already; for a new cluster with this password and these peers.
+    Own {
+        /// Means version 2.
+        auth: Option<AuthPass>,
+        /// Empty = as before, or multicast.
+        unicast: Vec<IpAddr>,
+    },
 }
 
-/// Brings this host to what is wanted, or says what that would change.
+/// What this host says on the wire already: as smartup wrote it down, or as it was set up by hand.
 ///
 /// # Errors
-/// When an input cannot be, a check fails, or a step does.
-pub async fn run(wanted: Wanted, args: &HostArgs, verbose: u8) -> Result<ExitCode> {
-    let progress = Progress::start(args.output.events, verbose > 0, args.dry_run);
-    let done = set_up(wanted, args, &progress).await;
-    progress.finish().await;
-    let (membership, url, name, summary) = done?;
-    let report = Report {
-        role: membership.role,
-        node: name,
-        vip: membership.vip,
-        url: &url,
-        dry_run: args.dry_run,
-        changed: summary.changed,
-        unchanged: summary.unchanged,
-    };
-    match args.output.output {
-        Some(format @ (Format::Json | Format::Yaml)) => output::print(&report, format, |_| String::new())?,
-        _ if args.output.events.is_some() => {}
-        _ => anstream::println!("{}", in_words(&report, membership.first)),
+/// When that cannot be read.
+pub fn spoken_here(host: &Host, saved: Option<&Membership>, vip: Vip) -> Result<Option<Vrrp>> {
+    match saved.and_then(|m| m.vrrp.as_ref()) {
+        Some(saved) => Ok(Some(saved.vrrp()?)),
+        None => keepalived::by_hand(host, vip.addr()),
     }
-    Ok(if args.exit_code && summary.changed > 0 { ExitCode::from(exit::CHANGES) } else { ExitCode::SUCCESS })
 }
 
-fn in_words(report: &Report<'_>, first: bool) -> String {
-    let Report { role, node, url, changed, unchanged, .. } = report;
-    if report.dry_run {
-        return match changed {
-            0 => format!("Nothing would be changed ({unchanged} steps checked)."),
-            1 => format!("1 step would change this host, {unchanged} would not. Nothing was changed."),
-            n => format!("{n} steps would change this host, {unchanged} would not. Nothing was changed."),
-        };
-    }
-    let did = if *changed == 0 {
-        format!("nothing had to be changed ({unchanged} steps checked)")
-    } else {
-        format!("{changed} steps changed, {unchanged} unchanged")
-    };
-    let article = if *role == Role::Server { "a" } else { "an" };
-    let mut text = format!("{node} is {article} {role} of the cluster at {url}: {did}.");
-    if first {
-        text.push_str(
-            "\n\nTo add a host, print a ticket here (a secret: keep it out of logs and shell histories):\n  \
-             smartup ticket --role server > server.ticket    and on the new host: smartup join --role server --ticket server.ticket\n  \
-             smartup ticket --role agent > agent.ticket      and on the new host: smartup join --role agent --ticket agent.ticket",
-        );
-    }
-    text
-}
-
-async fn set_up(wanted: Wanted, args: &HostArgs, progress: &Progress) -> Result<(Membership, String, String, Summary)> {
-    let source = args.source()?;
-    let host = Host::open(progress.reporter(), stop_on_signal()?, args.timeout).await?;
-    let _lock = if host.facts.root && !args.dry_run { Some(Lock::take(Path::new(Lock::PATH))?) } else { None };
-    let saved = Membership::load()?;
-    let port = wanted.port.or(saved.as_ref().map(|s| s.port)).unwrap_or(cluster::Port::API);
-    if let Some(saved) = &saved {
-        stays(saved, &wanted, port)?;
-    }
-    let node_ip = args.node_ip.or(saved.as_ref().map(|s| s.node_ip).filter(|a| host.facts.has(*a)));
-    let (interface, own) = host.facts.place(wanted.vip, args.interface.as_ref(), node_ip)?;
-    let placed = wanted.vip.place(&own)?;
-    let token = match wanted.token {
-        Some(token) => token,
-        None => present_token(wanted.role)?
-            .map_or_else(|| Token::generate().map_err(|e| Error::failed("no randomness for a token").because(e)), Ok)?,
-    };
-    let mut k3s_args: Vec<String> = present_flags(wanted.role).iter().map(str::to_owned).collect();
-    k3s_args.extend(args.k3s_arg.iter().cloned());
-    let mut membership = Membership {
-        role: wanted.role,
-        first: wanted.first,
-        vip: placed.to_string().parse()?,
-        port,
-        interface: interface.clone(),
-        node_ip: own.addr(),
-        runtime: args.runtime.or(saved.as_ref().map(|s| s.runtime)).unwrap_or_default(),
-        firewall: !args.no_firewall && saved.as_ref().is_none_or(|s| s.firewall),
-        networks: Vec::new(),
-        vrrp: wanted.vrrp.as_ref().map(SavedVrrp::of),
-    };
-    let k3s = membership.k3s(token, k3s_args);
-    membership.networks = k3s.cidrs();
-    // flags that are there already are kept by the step itself; only the user's new ones are added
-    let k3s = membership.k3s(k3s.token, args.k3s_arg.clone());
-    let keepalived =
-        wanted.vrrp.map(|vrrp| keepalived::Settings { vip: placed, interface: interface.clone(), node: own.addr(), port, vrrp });
-    let rules = firewall::Rules { role: wanted.role, port, interface, trusted: membership.networks.clone() };
-
-    let mut checks = Preflight(host_checks(&host, own.addr()));
-    checks.0.push(same_token(&k3s));
-    // side by side: one of them listens to the wire for a second
-    let (of_k3s, of_firewall, of_vip) =
-        tokio::join!(k3s::preflight(&host, &k3s), firewall::preflight(&host, &rules, !membership.firewall), async {
-            match &keepalived {
-                Some(settings) => keepalived::preflight(&host, settings, !wanted.first).await,
-                None => Vec::new(),
+impl VrrpWish {
+    fn settle(self, here: Option<Vrrp>, vip: Vip) -> Result<Vrrp> {
+        match (self, here) {
+            (Self::Cluster(vrrp), _) => Ok(vrrp),
+            (Self::Own { auth: None, unicast }, Some(here)) if unicast.is_empty() => Ok(here),
+            (Self::Own { auth: None, unicast }, Some(here)) => Ok(Vrrp { unicast, ..here }),
+            (Self::Own { auth: Some(pass), unicast }, Some(here)) => {
+                let unicast = if unicast.is_empty() { here.unicast.clone() } else { unicast };
+                Ok(Vrrp { version: cluster::Version::V2(pass), unicast, ..here })
             }
-        });
-    checks.0.extend(of_k3s?.into_iter().chain(of_firewall).chain(of_vip));
-    show(&host, &checks, args);
-    checks.verdict(&args.ignore)?;
+            (Self::Own { auth, unicast }, None) => Ok(Vrrp::for_vip(vip.addr(), auth, unicast)?),
+        }
+    }
+}
 
-    let (files, start) = k3s::plan(&host, &k3s, &source).await?;
-    let mut plan = Plan::default();
-    if keepalived.is_some() {
-        plan.push(PackageStep { package: "keepalived", program: "keepalived", unit: Some("keepalived.service") });
-        plan.push(PackageStep { package: "curl", program: "curl", unit: None });
+/// A host's settings, all of them decided.
+pub struct Setup {
+    /// What is written down.
+    pub membership: Membership,
+    /// k3s's; its flags are the user's new ones only, since those that are there are kept by the step itself.
+    pub k3s: k3s::Settings,
+    /// Whether the token is still to come; until then `k3s` holds a random one that is nowhere valid.
+    pub awaits_ticket: bool,
+    source: Source,
+    keepalived: Option<keepalived::Settings>,
+    rules: firewall::Rules,
+}
+
+/// The steps in their order. Between two parts a caller may do something else.
+pub struct Parts {
+    /// Packages, kernel, files, firewall: nothing of it needs the token, and nothing starts k3s.
+    pub prepare: Plan,
+    /// k3s and keepalived are started.
+    pub start: Plan,
+    /// A joining server gets its vote in etcd.
+    pub vote: Plan,
+    /// A server's API answers, here and through the VIP.
+    pub api: Plan,
+    /// The node is Ready.
+    pub node: Plan,
+}
+
+impl Parts {
+    /// All of them.
+    pub fn all(&self) -> [&Plan; 5] {
+        [&self.prepare, &self.start, &self.vote, &self.api, &self.node]
     }
-    plan.append(kernel(own.addr().is_ipv6())?);
-    plan.push(membership.step()?);
-    plan.append(files);
-    if membership.firewall {
-        plan.append(firewall::plan(&rules));
+
+    /// How many steps there are.
+    pub fn total(&self) -> usize {
+        self.all().iter().map(|p| p.0.len()).sum()
     }
-    if let Some(settings) = &keepalived {
-        plan.append(keepalived::plan(settings)?);
+}
+
+impl Setup {
+    /// Decides the settings from what is wanted, what was there before, and what the host is like.
+    ///
+    /// # Errors
+    /// When what is wanted cannot be, or contradicts what the host's cluster has.
+    pub fn resolve(host: &Host, wanted: Wanted) -> Result<Self> {
+        let saved = Membership::load()?;
+        let port = wanted.port.or(saved.as_ref().map(|s| s.port)).unwrap_or(Port::API);
+        let here = spoken_here(host, saved.as_ref(), wanted.vip)?;
+        let vrrp = match wanted.role {
+            Role::Server => Some(wanted.vrrp.settle(here.clone(), wanted.vip)?),
+            Role::Agent => None,
+        };
+        if let Some(saved) = &saved {
+            stays(saved, wanted.vip, port)?;
+        }
+        if let (Some(old), Some(new)) = (&here, &vrrp) {
+            agrees(old, new)?;
+        }
+        let node_ip = wanted.node_ip.or(saved.as_ref().map(|s| s.node_ip).filter(|a| host.facts.has(*a)));
+        let (interface, own) = host.facts.place(wanted.vip, wanted.interface.as_ref(), node_ip)?;
+        let placed = wanted.vip.place(&own)?;
+        // the token of a joiner that k3s never took may be another cluster's
+        let keeps = wanted.first || joined(wanted.role);
+        let present = if wanted.token.is_none() && keeps { present_token(wanted.role)? } else { None };
+        let known = wanted.token.or(present);
+        let awaits_ticket = known.is_none() && !wanted.first;
+        let token = known.map_or_else(|| Token::generate().map_err(|e| Error::failed("no randomness for a token").because(e)), Ok)?;
+        let mut all_args: Vec<String> = present_flags(wanted.role).iter().map(str::to_owned).collect();
+        all_args.extend(wanted.k3s_args.iter().cloned());
+        let mut membership = Membership {
+            role: wanted.role,
+            first: wanted.first,
+            vip: placed.to_string().parse()?,
+            port,
+            interface: interface.clone(),
+            node_ip: own.addr(),
+            runtime: wanted.runtime.or(saved.as_ref().map(|s| s.runtime)).unwrap_or_default(),
+            firewall: wanted.firewall && saved.as_ref().is_none_or(|s| s.firewall),
+            networks: Vec::new(),
+            vrrp: vrrp.as_ref().map(VrrpWire::of),
+        };
+        membership.networks = membership.k3s(token.clone(), all_args).cidrs();
+        let keepalived = vrrp.map(|vrrp| keepalived::Settings { vip: placed, interface: interface.clone(), node: own.addr(), port, vrrp });
+        let rules = firewall::Rules { role: wanted.role, port, interface, trusted: membership.networks.clone() };
+        let k3s = membership.k3s(token, wanted.k3s_args);
+        Ok(Self { membership, k3s, awaits_ticket, source: wanted.source, keepalived, rules })
     }
-    plan.append(start);
-    let mode = if args.dry_run { Mode::DryRun } else { Mode::Apply };
-    let summary = run_plan(&plan, &host, mode).await?;
-    Ok((membership, k3s.url(), host.facts.hostname.clone(), summary))
+
+    /// The checks of this host; and, unless the ticket is still to come, of the cluster and the wire.
+    ///
+    /// # Errors
+    /// When systemd does not answer; what a check finds is in its finding.
+    pub async fn preflight(&self, host: &Host) -> Result<Preflight> {
+        let mut checks = Preflight(host_checks(host, self.membership.node_ip));
+        checks.0.push(same_token(&self.k3s));
+        // side by side: one of them listens to the wire
+        let (of_k3s, of_firewall, of_keepalived, of_cluster) = tokio::join!(
+            k3s::preflight(host, &self.k3s),
+            firewall::preflight(host, &self.rules, !self.membership.firewall),
+            async {
+                match &self.keepalived {
+                    Some(settings) => keepalived::preflight(host, settings).await,
+                    None => Vec::new(),
+                }
+            },
+            async { if self.awaits_ticket { Ok(Preflight::default()) } else { self.cluster_preflight(host).await } }
+        );
+        checks.0.extend(of_k3s?.into_iter().chain(of_firewall).chain(of_keepalived).chain(of_cluster?.0));
+        Ok(checks)
+    }
+
+    /// The checks of the wire, and of the cluster that this host joins. A new cluster's hosts must not make them all at once:
+    /// each would hear the others ask for the VIP.
+    ///
+    /// # Errors
+    /// As [`Setup::preflight`].
+    pub async fn cluster_preflight(&self, host: &Host) -> Result<Preflight> {
+        let (of_wire, of_k3s) = tokio::join!(
+            async {
+                match &self.keepalived {
+                    Some(settings) => keepalived::wire_preflight(host, settings, !self.membership.first).await,
+                    None => Vec::new(),
+                }
+            },
+            k3s::cluster_preflight(host, &self.k3s)
+        );
+        Ok(Preflight(of_wire.into_iter().chain(of_k3s?).collect()))
+    }
+
+    /// Takes what was still to come.
+    ///
+    /// # Errors
+    /// When the ticket is another cluster's than the one that this host was prepared for.
+    pub fn take(&mut self, ticket: Ticket) -> Result<()> {
+        let ours = (ticket.vip.addr(), ticket.port) == (self.membership.vip.addr(), self.membership.port);
+        let speaks_alike = match (&self.keepalived, &ticket.vrrp) {
+            (Some(own), Some(cluster)) => own.vrrp.agrees_with(cluster),
+            (None, None) => true,
+            _ => false,
+        };
+        if !ours || !speaks_alike {
+            return Err(Error::refused("the ticket is for another cluster than the one that this host was prepared for")
+                .hint("run again: the cluster was changed in the meantime"));
+        }
+        self.k3s.token = ticket.token;
+        self.awaits_ticket = false;
+        Ok(())
+    }
+
+    /// The steps.
+    ///
+    /// # Errors
+    /// When k3s is not on the host and was not given, or systemd does not answer.
+    pub async fn parts(&self, host: &Host) -> Result<Parts> {
+        let k3s = k3s::plan(host, &self.k3s, &self.source).await?;
+        let mut prepare = Plan::default();
+        if self.keepalived.is_some() {
+            prepare.push(PackageStep { package: "keepalived", program: "keepalived", unit: Some("keepalived.service") });
+            prepare.push(PackageStep { package: "curl", program: "curl", unit: None });
+        }
+        prepare.append(kernel(self.membership.node_ip.is_ipv6())?);
+        prepare.push(self.membership.step()?);
+        prepare.append(k3s.files);
+        if self.membership.firewall {
+            prepare.append(firewall::plan(&self.rules));
+        }
+        let (vip_files, vip_start) = self.keepalived.as_ref().map(keepalived::plan).transpose()?.unwrap_or_default();
+        prepare.append(vip_files);
+        let mut start = k3s.start;
+        start.append(vip_start);
+        Ok(Parts { prepare, start, vote: k3s.vote, api: k3s.api, node: k3s.node })
+    }
 }
 
 /// What cannot be changed by running again with other options.
-fn stays(saved: &Membership, wanted: &Wanted, port: cluster::Port) -> Result<()> {
-    let refuse = |what: String| Err(Error::refused(what).hint("run again with what the cluster has, or `smartup reset` this host first"));
-    if saved.vip.addr() != wanted.vip.addr() {
-        return refuse(format!("this host's cluster has the VIP {}, not {}", saved.vip.addr(), wanted.vip.addr()));
+fn stays(saved: &Membership, vip: Vip, port: Port) -> Result<()> {
+    if saved.vip.addr() != vip.addr() {
+        return differs(format!("this host's cluster has the VIP {}, not {}", saved.vip.addr(), vip.addr()));
     }
     if saved.port != port {
-        return refuse(format!("this host's cluster has its API on port {}, not {port}", saved.port));
-    }
-    let saved_vrrp = saved.vrrp.as_ref().map(SavedVrrp::vrrp).transpose()?;
-    if let (Some(old), Some(new)) = (saved_vrrp, &wanted.vrrp)
-        && (old.version.number() != new.version.number() || old.router_id != new.router_id || old.advert != new.advert)
-    {
-        return refuse(format!(
-            "this host's cluster speaks VRRP version {} with id {} each {} s, not version {} with id {} each {} s; two kinds at once are a split brain",
-            old.version.number(),
-            old.router_id,
-            old.advert,
-            new.version.number(),
-            new.router_id,
-            new.advert
-        ));
+        return differs(format!("this host's cluster has its API on port {}, not {port}", saved.port));
     }
     Ok(())
+}
+
+/// Nor can what servers say on the wire: two kinds at once are a split brain.
+fn agrees(old: &Vrrp, new: &Vrrp) -> Result<()> {
+    if old.agrees_with(new) {
+        return Ok(());
+    }
+    let (o, n) = (old.version.number(), new.version.number());
+    if (o, old.router_id, old.advert) == (n, new.router_id, new.advert) {
+        return differs("this host's cluster has another VRRP password; two at once are a split brain".into());
+    }
+    differs(format!(
+        "this host's cluster speaks VRRP version {o} with id {} each {} s, not version {n} with id {} each {} s; two kinds at once are a split brain",
+        old.router_id, old.advert, new.router_id, new.advert
+    ))
+}
+
+fn differs(what: String) -> Result<()> {
+    Err(Error::refused(what).hint("run again with what the cluster has, or `smartup reset` this host first"))
+}
+
+/// Whether k3s has become part of a cluster here.
+pub fn joined(role: Role) -> bool {
+    Path::new(if role == Role::Server { k3s::paths::SERVER_CA } else { k3s::paths::AGENT_CA }).exists()
 }
 
 /// The token that the unit's environment holds already.
@@ -238,32 +328,27 @@ fn kernel(ipv6: bool) -> Result<Plan> {
     Ok(plan)
 }
 
-/// Warnings are said; what is ignored is said too.
-fn show(host: &Host, checks: &Preflight, args: &HostArgs) {
+/// Takes the checks' verdict. Warnings are said; what is ignored is said too.
+///
+/// # Errors
+/// When a check failed that is not ignored.
+pub fn judge(host: &Host, checks: &Preflight, ignore: &[String]) -> Result<()> {
     for finding in &checks.0 {
         tracing::info!(check = finding.name, verdict = ?finding.verdict, "{}", finding.what);
-        let ignored = args.ignore.iter().any(|i| i == finding.name);
+        let ignored = ignore.iter().any(|i| i == finding.name);
         match (finding.verdict, ignored) {
             (Verdict::Ok, _) | (Verdict::Warn, true) | (Verdict::Fail, false) => {}
             (Verdict::Warn, false) => host.reporter.warn(format!("{}: {}", finding.name, finding.what), finding.hint.clone()),
             (Verdict::Fail, true) => host.reporter.warn(format!("{} (ignored): {}", finding.name, finding.what), None),
         }
     }
+    checks.verdict(ignore)
 }
 
-/// Ctrl-C and SIGTERM let the step under way end.
+/// The kind of file that keeps a process from running twice lives on a tmpfs, so a dry run leaves nothing behind.
 ///
 /// # Errors
-/// When the signals cannot be caught.
-pub fn stop_on_signal() -> Result<CancellationToken> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let stop = CancellationToken::new();
-    let of = |kind| signal(kind).map_err(|e| Error::failed("cannot catch signals").because(e));
-    let (mut int, mut term) = (of(SignalKind::interrupt())?, of(SignalKind::terminate())?);
-    let token = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
-        token.cancel();
-    });
-    Ok(stop)
+/// Refused when another run holds it.
+pub fn lock(host: &Host, dry_run: bool) -> Result<Option<node::Lock>> {
+    if host.facts.root && !dry_run { node::Lock::take(Path::new(node::Lock::PATH)).map(Some) } else { Ok(None) }
 }

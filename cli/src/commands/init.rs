@@ -2,12 +2,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use cluster::{AuthPass, Port, Role, Token, Vip, Vrrp};
+use cluster::{AuthPass, Port, Role, Token, Vip};
 use node::Result;
 
 use super::{HostArgs, read_secret};
-use crate::membership::{Membership, SavedVrrp};
-use crate::setup::{self, Wanted};
+use crate::run_here;
+use crate::setup::VrrpWish;
 
 /// Make this host the first server of a new cluster
 ///
@@ -45,21 +45,12 @@ impl Init {
             Some(file) => Some(Token::parse(&read_secret(file, "token")?)?),
             None => None,
         };
-        let saved = match Membership::load()?.and_then(|m| m.vrrp) {
-            Some(saved) => Some(SavedVrrp::vrrp(&saved)?),
-            None => None,
-        };
         let auth = match &self.auth_pass_file {
             Some(file) => Some(AuthPass::parse(&read_secret(file, "VRRP password")?)?),
             None => None,
         };
-        // what an earlier run was told goes on to count
-        let vrrp = match (saved, auth) {
-            (Some(saved), None) if self.unicast_peer.is_empty() => saved,
-            (Some(saved), None) => Vrrp { unicast: self.unicast_peer.clone(), ..saved },
-            (_, auth) => Vrrp::for_vip(self.vip.addr(), auth, self.unicast_peer.clone())?,
-        };
-        let wanted = Wanted { role: Role::Server, first: true, vip: self.vip, port: self.port, token, vrrp: Some(vrrp) };
-        setup::run(wanted, &self.host, verbose).await
+        let vrrp = VrrpWish::Own { auth, unicast: self.unicast_peer };
+        let wanted = self.host.wanted(Role::Server, true, self.vip, self.port, token, vrrp)?;
+        run_here::run(wanted, &self.host, verbose).await
     }
 }

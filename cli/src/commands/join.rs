@@ -6,7 +6,8 @@ use cluster::{AuthPass, Port, Role, Ticket, Token, Vip, Vrrp};
 use node::{Error, Result};
 
 use super::{HostArgs, read_secret};
-use crate::setup::{self, Wanted};
+use crate::run_here;
+use crate::setup::VrrpWish;
 
 /// Make this host a server or an agent of a cluster
 ///
@@ -69,8 +70,12 @@ impl Join {
             return Err(Error::invalid(format!("this is a ticket for the role {}, not {role}", ticket.role()))
                 .hint(format!("print one on a server: smartup ticket --role {role}")));
         }
-        let wanted = Wanted { role, first: false, vip: ticket.vip, port: Some(ticket.port), token: Some(ticket.token), vrrp: ticket.vrrp };
-        setup::run(wanted, &self.host, verbose).await
+        let vrrp = match ticket.vrrp {
+            Some(vrrp) => VrrpWish::Cluster(vrrp),
+            None => VrrpWish::Own { auth: None, unicast: Vec::new() },
+        };
+        let wanted = self.host.wanted(role, false, ticket.vip, Some(ticket.port), Some(ticket.token), vrrp)?;
+        run_here::run(wanted, &self.host, verbose).await
     }
 
     /// The ticket, from its file or put together from the pieces.

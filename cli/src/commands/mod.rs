@@ -1,9 +1,13 @@
 //! The command line: one file for each command, with its arguments and what it does.
 
+mod apply;
 mod completions;
+pub mod config;
 mod init;
 mod join;
+mod kubeconfig;
 mod man;
+mod node_job;
 mod reset;
 mod status;
 mod ticket;
@@ -11,12 +15,15 @@ mod ticket;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use cluster::Interface;
-use k3s::{Runtime, Source};
+use cluster::{Interface, Invalid, K3sArg, K3sVersion, Mirror, Port, Role, Timeout, Token, Vip};
+use k3s::Source;
 use node::{Context as _, Error, Result};
+
+use crate::setup::{VrrpWish, Wanted};
 
 /// Makes a highly available k3s cluster out of Linux hosts, behind a floating address.
 #[derive(Debug, Parser)]
@@ -44,12 +51,18 @@ pub enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Apply(Box<apply::Apply>),
+    Plan(Box<apply::Plan>),
     Init(Box<init::Init>),
     Join(Box<join::Join>),
     Ticket(ticket::Ticket),
     Status(status::Status),
+    Kubeconfig(kubeconfig::Kubeconfig),
     Reset(reset::Reset),
+    Config(config::Config),
     Completions(completions::Completions),
+    #[command(hide = true)]
+    Node(node_job::Node),
     #[command(hide = true)]
     Man(man::Man),
 }
@@ -57,12 +70,17 @@ enum Command {
 /// Runs the command.
 pub async fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
+        Command::Apply(c) => c.run(cli.verbose).await,
+        Command::Plan(c) => c.run(cli.verbose).await,
         Command::Init(c) => c.run(cli.verbose).await,
         Command::Join(c) => c.run(cli.verbose).await,
         Command::Ticket(c) => c.run().await,
         Command::Status(c) => c.run().await,
+        Command::Kubeconfig(c) => c.run().await,
         Command::Reset(c) => c.run(cli.verbose).await,
+        Command::Config(c) => c.run(),
         Command::Completions(c) => c.run(),
+        Command::Node(c) => c.run().await,
         Command::Man(c) => c.run(),
     }
 }
@@ -77,22 +95,22 @@ pub struct HostArgs {
     #[arg(long, value_name = "ADDR")]
     pub node_ip: Option<IpAddr>,
     /// What runs the containers [default: containerd]
-    #[arg(long, value_name = "RUNTIME", value_parser = runtime)]
-    pub runtime: Option<Runtime>,
+    #[arg(long, value_name = "RUNTIME")]
+    pub runtime: Option<cluster::Runtime>,
     /// Install this k3s binary
     #[arg(long, value_name = "PATH", conflicts_with = "k3s_version")]
     pub k3s: Option<PathBuf>,
     /// Download and install this release of k3s, its checksum verified (as in v1.31.2+k3s1)
-    #[arg(long, value_name = "VERSION", value_parser = version)]
+    #[arg(long, value_name = "VERSION", value_parser = checked::<K3sVersion>)]
     pub k3s_version: Option<String>,
     /// Where releases are, laid out as k3s's own: URL/VERSION/k3s
-    #[arg(long, value_name = "URL", requires = "k3s_version", value_parser = mirror)]
+    #[arg(long, value_name = "URL", requires = "k3s_version", value_parser = checked::<Mirror>)]
     pub k3s_mirror: Option<String>,
     /// Leave the firewall alone
     #[arg(long)]
     pub no_firewall: bool,
     /// One more flag for k3s, as in --k3s-arg=--disable=traefik (may be given several times)
-    #[arg(long, value_name = "FLAG", allow_hyphen_values = true, value_parser = k3s_arg)]
+    #[arg(long, value_name = "FLAG", allow_hyphen_values = true, value_parser = checked::<K3sArg>)]
     pub k3s_arg: Vec<String>,
     /// Go on although this check fails (names as in the report; several with commas)
     #[arg(long, value_name = "CHECK", value_delimiter = ',')]
@@ -140,8 +158,26 @@ pub enum Events {
 }
 
 impl HostArgs {
+    /// What the host shall become, as these options and the command's own say it.
+    pub fn wanted(&self, role: Role, first: bool, vip: Vip, port: Option<Port>, token: Option<Token>, vrrp: VrrpWish) -> Result<Wanted> {
+        Ok(Wanted {
+            role,
+            first,
+            vip,
+            port,
+            token,
+            vrrp,
+            interface: self.interface.clone(),
+            node_ip: self.node_ip,
+            runtime: self.runtime,
+            source: self.source()?,
+            firewall: !self.no_firewall,
+            k3s_args: self.k3s_arg.clone(),
+        })
+    }
+
     /// Where k3s comes from.
-    pub fn source(&self) -> Result<Source> {
+    fn source(&self) -> Result<Source> {
         match (&self.k3s, &self.k3s_version) {
             (Some(path), _) if !path.is_file() => Err(Error::invalid(format!("--k3s {}: there is no such file", path.display()))),
             (Some(path), _) => Ok(Source::File(path.clone())),
@@ -163,49 +199,14 @@ pub fn read_secret(path: &Path, what: &str) -> Result<String> {
     })
 }
 
-fn runtime(text: &str) -> Result<Runtime, String> {
-    match text {
-        "containerd" => Ok(Runtime::Containerd),
-        "docker" => Ok(Runtime::Docker),
-        _ => Err("is neither containerd nor docker".into()),
-    }
-}
-
-fn version(text: &str) -> Result<String, String> {
-    let ok = text.starts_with('v')
-        && text[1..].starts_with(|c: char| c.is_ascii_digit())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
-    if ok { Ok(text.to_owned()) } else { Err("is not a release of k3s; write it as v1.31.2+k3s1".into()) }
-}
-
-fn mirror(text: &str) -> Result<String, String> {
-    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    match host {
-        Some(h) if !h.is_empty() && !h.contains(char::is_whitespace) => Ok(text.trim_end_matches('/').to_owned()),
-        _ => Err("is not an http or https URL".into()),
-    }
-}
-
-fn k3s_arg(text: &str) -> Result<String, String> {
-    if !text.starts_with('-') {
-        return Err("must begin with '-'; give the value in the same argument: --k3s-arg=--disable=traefik".into());
-    }
-    if text.chars().any(|c| c.is_whitespace() || c.is_control() || "\"'\\$#%`".contains(c)) {
-        return Err("has white space or one of \" ' \\ $ # % ` in it, which an environment file cannot carry safely".into());
-    }
-    if text.starts_with("--token") || text.starts_with("--agent-token") || text == "-t" {
-        return Err("would put a secret where everybody on the host can read it; use --token-file".into());
-    }
-    Ok(text.to_owned())
+/// A text that is right for a type of `cluster`; clap says the name and the value itself.
+fn checked<T: FromStr<Err = Invalid> + Into<String>>(text: &str) -> Result<String, String> {
+    text.parse::<T>().map(Into::into).map_err(|e| e.why)
 }
 
 /// A positive duration: `90s`, `10m`, `1h30m`.
 fn duration(text: &str) -> Result<Duration, String> {
-    let parsed: jiff::SignedDuration = text.parse().map_err(|_| "is not a duration; write for example 90s, 10m or 1h30m".to_owned())?;
-    match Duration::try_from(parsed) {
-        Ok(d) if !d.is_zero() => Ok(d),
-        _ => Err("must be more than nothing".into()),
-    }
+    text.parse::<Timeout>().map(Timeout::get).map_err(|e| e.why)
 }
 
 #[cfg(test)]
@@ -228,17 +229,11 @@ mod tests {
 
     #[test]
     fn arguments_that_cannot_be() {
-        for bad in ["--a b", "traefik", "--token=x", "--a=$HOME"] {
-            assert!(k3s_arg(bad).is_err(), "{bad}");
-        }
-        assert!(k3s_arg("--disable=traefik").is_ok());
-        for bad in ["0s", "-5m", "10", "soon"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
+        assert_eq!(checked::<K3sArg>("--disable=traefik").unwrap(), "--disable=traefik");
+        assert!(
+            checked::<K3sArg>("--token=x").is_err() && checked::<K3sVersion>("latest").is_err() && checked::<Mirror>("ftp://x").is_err()
+        );
         assert_eq!(duration("1h30m").unwrap(), Duration::from_secs(5400));
-        for bad in ["1.31", "v1/2", "latest"] {
-            assert!(version(bad).is_err(), "{bad}");
-        }
-        assert!(mirror("ftp://x").is_err() && mirror("http://h:1/k3s/").unwrap() == "http://h:1/k3s");
+        assert_eq!(duration("0s").unwrap_err(), "must be more than nothing");
     }
 }

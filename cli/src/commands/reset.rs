@@ -1,22 +1,29 @@
 use std::io::{IsTerminal as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use cluster::Role;
+use fleet::protocol::Job;
+use fleet::upload;
 use node::{Context as _, Error, Host, Lock, Result, Undo, Undone, UndoneHow};
+
+use serde::Serialize;
+use serde_json::Value;
 
 use super::{Format, OutputArgs};
 use crate::membership::Membership;
 use crate::output::{self, Progress};
-use crate::setup::stop_on_signal;
+use crate::remote::{Connect, Remote};
+use crate::run_here::stop_on_signal;
 
 /// Undo on this host exactly what smartup did
 ///
 /// Stops what it started, restores or removes the files that it wrote, takes back its firewall rules and kernel settings,
 /// and removes k3s's pods and data if smartup had k3s make them. Files that someone edited since are kept and named.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  smartup reset --yes\n  smartup reset --yes --packages")]
+#[command(after_help = "Example:\n  smartup reset --yes\n  smartup reset --yes --packages\n  smartup reset -f cluster.yaml")]
 pub struct Reset {
     /// Do not ask
     #[arg(long)]
@@ -24,50 +31,141 @@ pub struct Reset {
     /// Remove the packages that smartup installed as well
     #[arg(long)]
     packages: bool,
+    /// Undo it on all hosts of this file over SSH, agents first, the first server last
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    connect: Option<Connect>,
     #[command(flatten)]
     output: OutputArgs,
 }
 
+/// What was undone on one host of several, or why not.
+#[derive(Debug, Serialize)]
+struct HostReport {
+    host: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    undone: Vec<Undone>,
+}
+
 impl Reset {
     pub async fn run(self, verbose: u8) -> Result<ExitCode> {
+        match Remote::maybe(self.file.as_deref(), self.connect.as_ref(), true)? {
+            Some(remote) => self.all(&remote).await,
+            None => self.here(verbose).await,
+        }
+    }
+
+    /// Agents first; then the servers one by one, the one that the file has first as the last.
+    async fn all(&self, remote: &Remote) -> Result<ExitCode> {
+        if !self.yes {
+            let names: Vec<&str> = remote.cluster.hosts.iter().map(|h| h.host.as_str()).collect();
+            agree(&format!(
+                "This undoes what smartup did on {} hosts, with the cluster and its data: {}\n",
+                names.len(),
+                names.join(", ")
+            ))?;
+        }
+        let job = Job::Reset { packages: self.packages };
+        let mut answers = remote.ask_all(remote.cluster.hosts.iter().filter(|h| h.role == Role::Agent), &job).await;
+        let mut servers: Vec<_> = remote.cluster.servers().collect();
+        servers.reverse();
+        for server in servers {
+            answers.push((server.host.to_string(), remote.ask(server, job.clone()).await));
+        }
+        let reports: Vec<HostReport> = answers.into_iter().map(|(host, answer)| HostReport::new(host, answer)).collect();
+        let format = self.output.output.unwrap_or(Format::Table);
+        output::print(&reports, format, |all| all.iter().map(HostReport::in_words).collect::<Vec<_>>().join("\n"))?;
+        let good = reports.iter().all(|r| r.error.is_none());
+        Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    async fn here(self, verbose: u8) -> Result<ExitCode> {
         let progress = Progress::start(self.output.events, verbose > 0, false);
         let host = Host::open(progress.reporter(), stop_on_signal()?, Duration::from_secs(300)).await?;
-        if !host.facts.root {
-            return Err(Error::failed("smartup does not run as root").hint("run it with sudo"));
-        }
-        let _lock = Lock::take(Path::new(Lock::PATH))?;
-        if host.journal.entries().is_empty() {
-            progress.reporter().warn("smartup has changed nothing on this host", None);
-        } else if !self.yes {
-            confirm(&host)?;
-        }
-        let done = node::undo(&host, self.packages, async |host, by, data| match by {
-            firewall::BY => firewall::undo(host, data).await,
-            "k3s" => k3s::undo(host, data).await,
-            other => Err(Error::failed(format!("the journal has a change of an unknown kind: {other}"))
-                .hint("it was written by a newer smartup: use that one")),
-        })
-        .await;
+        let done = self.ask_and_undo(&host).await;
         drop(host);
         progress.finish().await;
         output::print(&done?, self.output.output.unwrap_or(Format::Table), |all| in_words(all))?;
         Ok(ExitCode::SUCCESS)
     }
+
+    async fn ask_and_undo(&self, host: &Host) -> Result<Vec<Undone>> {
+        if host.journal.entries().is_empty() {
+            host.reporter.warn("smartup has changed nothing on this host", None);
+        } else if !self.yes {
+            confirm(host)?;
+        }
+        undo(host, self.packages).await
+    }
+}
+
+impl HostReport {
+    fn new(host: String, answer: Result<Value>) -> Self {
+        let undone = answer.and_then(|v| serde_json::from_value(v).context("its answer is not understood"));
+        match undone {
+            Ok(undone) => Self { host, error: None, undone },
+            Err(e) => Self { host, error: Some(e.chain()), undone: Vec::new() },
+        }
+    }
+
+    fn in_words(&self) -> String {
+        let mut text = match &self.error {
+            Some(why) => format!("{}: {why}", self.host),
+            None => format!("{}: {} changes undone", self.host, self.undone.iter().filter(|u| u.how == UndoneHow::Undone).count()),
+        };
+        for kept in self.undone.iter().filter(|u| u.how == UndoneHow::Kept) {
+            text.push_str("\n  kept: ");
+            text.push_str(&kept.what);
+        }
+        text
+    }
+}
+
+/// Undoes what smartup did on this host; with the packages that it installed, if asked to.
+///
+/// # Errors
+/// When not run as root, when another run is under way, or when something cannot be undone.
+pub async fn undo(host: &Host, packages: bool) -> Result<Vec<Undone>> {
+    if !host.facts.root {
+        return Err(Error::failed("smartup does not run as root").hint("run it with sudo"));
+    }
+    let _lock = Lock::take(Path::new(Lock::PATH))?;
+    // what `smartup apply` sent here to run; it may be what runs now, and goes on all the same
+    if let Err(e) = std::fs::remove_dir_all(upload::FOLDER)
+        && e.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(e).context(format!("cannot remove {}", upload::FOLDER));
+    }
+    node::undo(host, packages, async |host, by, data| match by {
+        firewall::BY => firewall::undo(host, data).await,
+        "k3s" => k3s::undo(host, data).await,
+        other => Err(Error::failed(format!("the journal has a change of an unknown kind: {other}"))
+            .hint("it was written by a newer smartup: use that one")),
+    })
+    .await
 }
 
 fn confirm(host: &Host) -> Result<()> {
+    let entries = host.journal.entries();
+    let mut text = format!("This takes {} from the cluster and undoes {} changes:\n", host.facts.hostname, entries.len());
+    for entry in entries.iter().rev() {
+        text.push_str("  ");
+        text.push_str(&describe(&entry.undo));
+        text.push('\n');
+    }
+    if Membership::load()?.is_some_and(|m| m.role == Role::Server) {
+        text.push_str("It is a server: its etcd member stays until it is removed from another server (kubectl delete node).\n");
+    }
+    agree(&text)
+}
+
+fn agree(text: &str) -> Result<()> {
     if !std::io::stdin().is_terminal() {
         return Err(Error::invalid("reset asks before it undoes anything, and there is no terminal to ask on").hint("give --yes"));
     }
-    let entries = host.journal.entries();
-    eprintln!("This takes {} from the cluster and undoes {} changes:", host.facts.hostname, entries.len());
-    for entry in entries.iter().rev() {
-        eprintln!("  {}", describe(&entry.undo));
-    }
-    if Membership::load()?.is_some_and(|m| m.role == cluster::Role::Server) {
-        eprintln!("It is a server: its etcd member stays until it is removed from another server (kubectl delete node).");
-    }
-    eprint!("Go on? [y/N] ");
+    eprint!("{text}Go on? [y/N] ");
     std::io::stderr().flush().context("cannot ask")?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).context("cannot read the answer")?;

@@ -1,26 +1,31 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use cluster::Role;
 use firewall::RuleState;
+use fleet::protocol::{Job, VrrpWire};
 use k3s::NodeInfo;
-use node::{Error, FileStands, Host, Reporter, Result, WrittenFile, written_files};
-use serde::Serialize;
+use node::{Context as _, Error, FileStands, Host, Reporter, Result, WrittenFile, written_files};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::Format;
-use crate::membership::{Membership, SavedVrrp};
+use crate::membership::Membership;
 use crate::output;
-use crate::setup::stop_on_signal;
+use crate::remote::{Connect, Remote};
+use crate::run_here::stop_on_signal;
 
 /// Show the cluster and this host's part in it
 ///
 /// The nodes, who holds the floating address, whether the API answers through it, etcd's members and their health, and how
 /// this host's units, firewall rules and files stand. What cannot be found out is said to be unknown.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  smartup status\n  smartup status --watch\n  smartup status -o json | jq .nodes")]
+#[command(
+    after_help = "Examples:\n  smartup status\n  smartup status --watch\n  smartup status -o json | jq .nodes\n  smartup status -f cluster.yaml"
+)]
 pub struct Status {
     /// How it is printed
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
@@ -28,6 +33,22 @@ pub struct Status {
     /// Show it again every two seconds until interrupted
     #[arg(long)]
     watch: bool,
+    /// Ask all hosts of this file over SSH, rather than this host
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    connect: Option<Connect>,
+}
+
+/// What one host of several says, put into words there.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Told {
+    /// As `-o json` prints it.
+    report: Value,
+    /// The cluster, as this host sees it.
+    cluster: String,
+    /// The host itself.
+    host: String,
 }
 
 /// All of it, as `-o json` prints it.
@@ -104,15 +125,23 @@ struct ApiState {
 impl Status {
     pub async fn run(self) -> Result<ExitCode> {
         let stop = stop_on_signal()?;
+        let remote = Remote::maybe(self.file.as_deref(), self.connect.as_ref(), false)?;
         loop {
-            let report = look(stop.clone()).await?;
-            if self.watch && self.output == Format::Table {
-                // to the top left, and clear the screen
-                print!("\x1b[H\x1b[2J");
-            }
-            output::print(&report, self.output, in_words)?;
+            let code = match &remote {
+                None => {
+                    let report = look(stop.clone()).await?;
+                    self.clear();
+                    output::print(&report, self.output, in_words)?;
+                    ExitCode::SUCCESS
+                }
+                Some(remote) => {
+                    let told = remote.ask_all(remote.cluster.hosts.iter(), &Job::Status).await;
+                    self.clear();
+                    self.print_all(&told)?
+                }
+            };
             if !self.watch {
-                return Ok(ExitCode::SUCCESS);
+                return Ok(code);
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
@@ -120,14 +149,71 @@ impl Status {
             }
         }
     }
+
+    fn clear(&self) {
+        if self.watch && self.output == Format::Table {
+            // to the top left, and clear the screen
+            print!("\x1b[H\x1b[2J");
+        }
+    }
+
+    fn print_all(&self, answers: &[(String, Result<Value>)]) -> Result<ExitCode> {
+        let all: Vec<(&str, Result<Told, String>)> = answers.iter().map(|(name, answer)| (name.as_str(), understood(answer))).collect();
+        let data: Vec<Value> = all
+            .iter()
+            .map(|(host, told)| match told {
+                Ok(told) => json!({ "host": host, "report": told.report }),
+                Err(why) => json!({ "host": host, "error": why }),
+            })
+            .collect();
+        output::print(&data, self.output, |_| all_in_words(&all))?;
+        let good = all.iter().all(|(_, told)| told.is_ok());
+        Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
 }
 
+fn understood(answer: &Result<Value>) -> Result<Told, String> {
+    match answer {
+        Ok(value) => serde_json::from_value(value.clone()).map_err(|e| format!("its answer is not understood: {e}")),
+        Err(e) => Err(e.chain()),
+    }
+}
+
+/// The cluster as the first host sees it that is a server of it, then each host.
+fn all_in_words(all: &[(&str, Result<Told, String>)]) -> String {
+    let told: Vec<&Told> = all.iter().filter_map(|(_, told)| told.as_ref().ok()).collect();
+    let server = told.iter().find(|t| t.report["host"]["role"] == "server");
+    let mut text: Vec<String> = server.or(told.first()).iter().map(|t| t.cluster.clone()).collect();
+    for (host, told) in all {
+        text.push(String::new());
+        text.push(match told {
+            Ok(told) => told.host.clone(),
+            Err(why) => format!("HOST   {host}: {why}"),
+        });
+    }
+    text.join("\n").trim_start().to_owned()
+}
+
+/// What this host says to one that asks many.
+///
+/// # Errors
+/// As [`look`].
+pub async fn tell(stop: CancellationToken) -> Result<Told> {
+    let report = look(stop).await?;
+    let value = serde_json::to_value(&report).context("cannot write JSON")?;
+    Ok(Told { report: value, cluster: cluster_in_words(&report), host: host_in_words(&report, "HOST  ") })
+}
+
+/// Looks at the cluster from this host.
+///
+/// # Errors
+/// When smartup has not set up this host, or it cannot be looked at; what else cannot be found out is said in the report.
 async fn look(stop: CancellationToken) -> Result<Report> {
     let membership = Membership::load()?.ok_or_else(|| {
         Error::failed("smartup has not set up this host").hint("smartup init --vip ADDR starts a cluster here, smartup join joins one")
     })?;
     let host = Host::open(Reporter::default(), stop, Duration::from_secs(30)).await?;
-    let settings = membership.vrrp.as_ref().map(SavedVrrp::vrrp).transpose()?;
+    let settings = membership.vrrp.as_ref().map(VrrpWire::vrrp).transpose()?;
     let url = format!("https://{}:{}", membership.vip.url_host(), membership.port);
     let kubeconfig = Path::new(if membership.role == Role::Server { k3s::paths::KUBECONFIG } else { k3s::paths::KUBELET_CONFIG });
     let (nodes, api, etcd, firewall, holder) = tokio::join!(
@@ -190,6 +276,10 @@ async fn rules(host: &Host, membership: &Membership) -> Result<Vec<RuleReport>> 
 }
 
 fn in_words(report: &Report) -> String {
+    format!("{}\n\n{}", cluster_in_words(report), host_in_words(report, "THIS HOST  "))
+}
+
+fn cluster_in_words(report: &Report) -> String {
     let Report { host, vip, api, nodes, etcd } = report;
     let mut text = vec![match &api.why_not {
         None => format!("API     {} answers", api.url),
@@ -214,7 +304,12 @@ fn in_words(report: &Report) -> String {
             text.extend([String::new(), output::table(&["etcd member", "kind", "health", "address"], rows)]);
         }
     }
-    text.extend([String::new(), format!("THIS HOST   {} ({}, {})", host.name, host.role, host.address)]);
+    text.join("\n")
+}
+
+fn host_in_words(report: &Report, title: &str) -> String {
+    let host = &report.host;
+    let mut text = vec![format!("{title} {} ({}, {})", host.name, host.role, host.address)];
     for unit in &host.units {
         let boot = if unit.enabled { "starts at boot" } else { "does NOT start at boot" };
         text.push(format!("  {:<20} {} ({}), {boot}, restarted {} times", unit.unit, unit.active, unit.sub, unit.restarts));

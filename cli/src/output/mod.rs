@@ -1,7 +1,9 @@
 //! What users see: progress on stderr, data on stdout.
 
+mod hosts;
 mod progress;
 
+pub use hosts::{Hosts, outcome, short};
 pub use progress::Progress;
 
 use comfy_table::{Table, presets};

@@ -29,7 +29,11 @@ impl Progress {
     pub fn start(events: Option<Events>, verbose: bool, dry_run: bool) -> Self {
         let (sender, receiver) = unbounded_channel();
         let view = View { events, verbose, dry_run };
-        Self { reporter: Some(Reporter::new(sender)), task: tokio::spawn(show(receiver, view)) }
+        let reporter = Reporter::new(move |event| {
+            // a reader that has gone away is no reason to stop
+            let _ = sender.send(event);
+        });
+        Self { reporter: Some(reporter), task: tokio::spawn(show(receiver, view)) }
     }
 
     /// Where events go.
