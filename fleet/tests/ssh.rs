@@ -457,15 +457,39 @@ async fn the_agent_signs() {
 }
 
 #[tokio::test]
-async fn a_user_certificate_in_the_agent_logs_in() {
+async fn a_user_certificate_logs_in_from_the_agent_and_from_a_file() {
     let sshd = Sshd::start(&["ed25519"], "");
     sshd.know("ed25519");
     keygen(&sshd.path("ca"), "ed25519", "");
-    run(Command::new("ssh-keygen").args(["-q", "-I", "a user", "-n", "root", "-s"]).arg(sshd.path("ca")).arg(sshd.path("id.pub")));
     sshd.write("authorized_keys", &format!("cert-authority {}\n", sshd.read("ca.pub")));
-    let _agent = Agent::start(&sshd, &["id"]);
-    sshd.write("config", &format!("IdentityAgent {}\n", sshd.path("agent").display()));
+    for kind in ["ed25519", "rsa"] {
+        let path = sshd.path(&format!("key_{kind}"));
+        keygen(&path, kind, "");
+        let target = Target { identity_files: vec![path.clone()], ..sshd.target() };
+        assert!(connect(&target, &sshd.options()).await.is_err());
+        run(Command::new("ssh-keygen")
+            .args(["-q", "-I", "a user", "-n", "root", "-s"])
+            .arg(sshd.path("ca"))
+            .arg(path.with_extension("pub")));
+        connect(&target, &sshd.options()).await.unwrap();
+
+        let agent = Agent::start(&sshd, &[path.file_name().unwrap().to_str().unwrap()]);
+        let config = sshd.write("with_agent", &format!("IdentityAgent {}\n", sshd.path("agent").display()));
+        let bare = Target { identity_files: vec![sshd.path("none")], ..target };
+        connect(&bare, &Options { config: Some(config), ..sshd.options() }).await.unwrap();
+        drop(agent);
+        fs::remove_file(sshd.path("agent")).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_is_gone_is_said_and_does_no_harm() {
+    let sshd = Sshd::start(&["ed25519"], "");
+    sshd.know("ed25519");
+    sshd.write("config", &format!("IdentityAgent {}\n", sshd.path("gone").display()));
     sshd.connect().await.unwrap();
+    let public = Target { identity_files: vec![sshd.path("id.pub")], ..sshd.target() };
+    assert_says(&connect(&public, &sshd.options()).await.unwrap_err(), &["the ssh-agent at ", "gone: No such file"]);
 }
 
 #[tokio::test]
@@ -539,6 +563,39 @@ async fn the_way_leads_over_jump_hosts_each_of_them_verified() {
     assert_eq!(seen(&first), before + 1);
     connect(&Target { jump: vec!["none".into()], ..target }, &first.options()).await.unwrap();
     assert_eq!(seen(&first), before + 1);
+}
+
+#[tokio::test]
+async fn a_jump_host_is_logged_in_to_once_and_again_when_it_was_lost() {
+    // More than one login at a time, and this jump host would hang up.
+    let (jump, last) = (Sshd::start(&["ed25519"], "MaxStartups 1"), Sshd::start(&["ed25519"], ""));
+    last.write("authorized_keys", &jump.read("id.pub"));
+    let line = |host: &Sshd| format!("{} {}\n", host.name(), host.public("host_ed25519"));
+    jump.write("known_hosts", &format!("{}{}", line(&jump), line(&last)));
+    let options = Options { connect_timeout: Duration::from_secs(60), ..jump.options() };
+    let way = vec![format!("root@127.0.0.1:{}", jump.port)];
+    let target = Target { identity_files: vec![jump.path("id")], jump: way, ..last.target() };
+    let logins = || jump.read("sshd.log").matches("Accepted publickey").count();
+
+    let connections = join_all((0..8).map(|_| connect(&target, &options))).await;
+    assert_eq!(logins(), 1);
+    for connection in &connections {
+        assert_eq!(output(connection.as_ref().unwrap(), "echo hello").await.0, "hello\n");
+    }
+    // Its sshd for this connection is the jump host's only child.
+    let child = run(Command::new("pgrep").args(["-P", &jump.pid().to_string()]));
+    run(Command::new("kill").args(["-KILL", child.trim()]));
+    assert_eq!(connections[0].as_ref().unwrap().exec("true").await.err().map(|e| e.kind), Some(Kind::Failed));
+    connect(&target, &options).await.unwrap();
+    assert_eq!(logins(), 2);
+
+    jump.write("known_hosts", &line(&last));
+    let fresh = jump.options();
+    for result in join_all((0..3).map(|_| connect(&target, &fresh))).await {
+        let e = result.unwrap_err();
+        assert_eq!(e.kind, Kind::Refused);
+        assert_says(&e, &["not known", &jump.public("host_ed25519")]);
+    }
 }
 
 #[tokio::test]

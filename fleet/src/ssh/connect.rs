@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::config::{self, Settings, Source};
 use super::host_key::{Failure, Verifier, warn_once};
+use super::jump::{self, Jump};
 use super::patience::Patience;
 use super::process::Process;
 use super::route::{Hop, Local, route};
@@ -26,15 +27,15 @@ const KEEPALIVE: (Duration, usize) = (Duration::from_secs(15), 3);
 /// How long a host may take to hear that we leave.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-type Session = client::Handle<Verifier>;
+pub(super) type Session = client::Handle<Verifier>;
 
 /// A connection to a host, logged in.
 pub struct Connection {
     name: String,
     user: String,
     session: Session,
-    /// What it runs through, the nearest last: they live as long as it does.
-    jumps: Vec<Session>,
+    #[expect(dead_code, reason = "kept alive")]
+    through: Option<Arc<Jump>>,
 }
 
 /// Connects to `target`, through its jump hosts, and logs in.
@@ -44,18 +45,14 @@ pub struct Connection {
 /// too long, or does not let us in. Invalid when `~/.ssh/config` cannot be read as it is. Each says which host.
 pub async fn connect(target: &Target, options: &Options) -> Result<Connection> {
     let hops = hops(target, options)?;
-    let mut jumps: Vec<Session> = Vec::new();
     let Some((last, before)) = hops.split_last() else { return Err(Error::invalid("there is no host to connect to")) };
-    for hop in before {
-        let session = open(hop, jumps.last(), options).await?;
-        jumps.push(session);
-    }
-    let session = open(last, jumps.last(), options).await?;
-    Ok(Connection { name: last.name.clone(), user: last.user.clone(), session, jumps })
+    let through = jump::through(before, options).await?;
+    let session = open(last, through.as_deref(), options).await?;
+    Ok(Connection { name: last.name.clone(), user: last.user.clone(), session, through })
 }
 
 /// Connects to one host, directly or through the one before.
-async fn open(hop: &Hop, through: Option<&Session>, options: &Options) -> Result<Session> {
+pub(super) async fn open(hop: &Hop, through: Option<&Jump>, options: &Options) -> Result<Session> {
     let patience = Patience::new(options.connect_timeout);
     let verifier = Verifier::new(hop, options.accept_new)?;
     let config = Arc::new(client::Config {
@@ -71,7 +68,7 @@ async fn open(hop: &Hop, through: Option<&Session>, options: &Options) -> Result
                 handshake(hop, config, stream, verifier).await?
             }
             Some(jump) => {
-                let channel = jump.channel_open_direct_tcpip(&hop.host, hop.port.into(), "127.0.0.1", 0).await;
+                let channel = jump.session.channel_open_direct_tcpip(&hop.host, hop.port.into(), "127.0.0.1", 0).await;
                 let channel = channel.map_err(|e| unreachable(hop, e))?;
                 handshake(hop, config, channel.into_stream(), verifier).await?
             }
@@ -152,15 +149,13 @@ impl Connection {
     }
 
     /// Takes leave. A connection that is dropped ends too, but its host hears of it later.
-    pub async fn close(self) {
-        for mut session in std::iter::once(self.session).chain(self.jumps.into_iter().rev()) {
-            let farewell = async {
-                // Nothing is lost when it is gone already.
-                let _ = session.disconnect(Disconnect::ByApplication, "", "").await;
-                let _ = (&mut session).await;
-            };
-            let _ = tokio::time::timeout(FAREWELL, farewell).await;
-        }
+    pub async fn close(mut self) {
+        let farewell = async {
+            // Nothing is lost when it is gone already.
+            let _ = self.session.disconnect(Disconnect::ByApplication, "", "").await;
+            let _ = (&mut self.session).await;
+        };
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
     }
 }
 

@@ -131,7 +131,7 @@ impl Verifier {
     }
 
     fn answer(&self, shown: &Shown<'_>, verdict: Verdict) -> Result<()> {
-        let (Hop { name, known_as, known_hosts, .. }, key) = (&self.hop, shown.key());
+        let (Hop { name, known_as, new_keys, .. }, key) = (&self.hop, shown.key());
         match verdict {
             Verdict::Trusted => Ok(()),
             Verdict::Revoked(place) => Err(shown.revoked(&place.to_string())),
@@ -143,7 +143,7 @@ impl Verifier {
             }
             Verdict::Unknown { certificate, first_use } => {
                 let why = certificate.map(|why| format!(": {why}")).unwrap_or_default();
-                let file = known_hosts.first().map(|f| f.display().to_string()).unwrap_or_default();
+                let file = new_keys.as_ref().map_or("a known_hosts file".to_owned(), |f| f.display().to_string());
                 let line = known_as.line(shown.key, None).context(format!("cannot write the key of {name} down"))?;
                 let or = if first_use { ", or accept keys on first use with --accept-new-host-keys" } else { "" };
                 Err(Error::refused(format!("the {key} of {name} is not known{why}")).hint(format!(
@@ -160,13 +160,12 @@ impl Verifier {
         static ADDING: Mutex<()> = Mutex::new(());
         let _adding = ADDING.lock().unwrap_or_else(PoisonError::into_inner);
 
-        let Hop { name, known_as, known_hosts, hash_names, .. } = &self.hop;
+        let Hop { name, known_as, new_keys, hash_names, .. } = &self.hop;
         let verdict = shown.judge(&read(&self.hop)?.of(known_as), None)?;
         if !matches!(verdict, Verdict::Unknown { .. }) {
             return self.answer(shown, verdict);
         }
-        let file =
-            known_hosts.first().ok_or_else(|| Error::failed(format!("there is no known_hosts file to write the key of {name} to")))?;
+        let file = new_keys.as_ref().ok_or_else(|| Error::failed(format!("there is no known_hosts file to write the key of {name} to")))?;
         let salt = if *hash_names { Some(random()?) } else { None };
         let line = known_as.line(shown.key, salt).context(format!("cannot write the key of {name} down"))?;
         append(file, &line).context(format!("cannot add the key of {name} to {}", file.display()))?;
@@ -230,8 +229,7 @@ fn append(file: &Path, line: &str) -> io::Result<()> {
         file.read_exact(&mut last)?;
     }
     let before = if last == [b'\n'] { "" } else { "\n" };
-    file.write_all(format!("{before}{line}\n").as_bytes())?;
-    file.sync_all()
+    file.write_all(format!("{before}{line}\n").as_bytes())
 }
 
 fn random() -> Result<[u8; 20]> {

@@ -1,7 +1,9 @@
 //! Logging in: the keys of the agent and of files, in OpenSSH's order, until the host takes one.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use node::Error;
 use russh::client::{self, AuthResult};
@@ -14,10 +16,17 @@ use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{Certificate, HashAlg, PrivateKey, PublicKey, decode_secret_key};
 use russh::{MethodKind, Signer};
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 
 use super::passphrase::Passphrases;
 use super::patience::Patience;
 use super::route::{Hop, Identities};
+
+/// How long an agent may take to say which keys it has.
+const AGENT_LISTS: Duration = Duration::from_secs(5);
+
+/// How long an agent may take to sign; its user may have to confirm. sshd does not wait longer (`LoginGraceTime`).
+const AGENT_SIGNS: Duration = Duration::from_secs(120);
 
 type Agent = AgentClient<UnixStream>;
 
@@ -31,12 +40,14 @@ struct Candidate {
     file: Option<KeyFile>,
 }
 
+#[derive(Clone)]
 struct KeyFile {
     path: PathBuf,
     secret: Secret,
 }
 
 /// The private half, as far as it could be read.
+#[derive(Clone)]
 enum Secret {
     Open(Arc<PrivateKey>),
     /// The file's text.
@@ -157,7 +168,7 @@ fn in_order(agent: Vec<Candidate>, files: Vec<Candidate>, only: bool) -> Vec<Can
     }
     let held: Vec<KeyData> = all.iter().filter(|c| c.certificate.is_none()).map(|c| c.public.key_data().clone()).collect();
     // A public half alone says which of the agent's keys to take; a key that the agent has needs no second try.
-    all.extend(files.into_iter().filter(|f| f.file.is_some() && !held.contains(f.public.key_data())));
+    all.extend(files.into_iter().filter(|f| f.file.is_some() && (f.certificate.is_some() || !held.contains(f.public.key_data()))));
     all
 }
 
@@ -168,7 +179,8 @@ async fn agent_keys(identities: &Identities, tried: &mut Tried) -> (Option<Agent
         let held = agent.request_identities().await?;
         Ok::<_, russh::keys::Error>((agent, held))
     };
-    match keys.await {
+    let keys = timeout(AGENT_LISTS, keys).await.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()));
+    match keys {
         Ok((agent, held)) => (Some(agent), held.into_iter().map(of_agent).collect()),
         Err(e) => {
             tried.failed.push(format!("the ssh-agent at {}: {e}", socket.display()));
@@ -197,17 +209,33 @@ async fn key_files(identities: &Identities, passphrases: &Passphrases, patience:
         let label = format!("key {}", path.display());
         match tokio::fs::read_to_string(path).await {
             Ok(text) => match key_file(path, text, passphrases, patience).await {
-                Ok((public, file)) => candidates.push(Candidate { label, public, certificate: None, file }),
+                Ok((public, file)) => {
+                    candidates.extend(certified(path, &public, file.as_ref()).await);
+                    candidates.push(Candidate { label, public, certificate: None, file });
+                }
                 Err(e) => {
                     tried.failed.push(format!("{label}: {}", e.chain()));
                     tried.hint = tried.hint.take().or(e.hint);
                 }
             },
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !identities.named => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !identities.named => {}
             Err(e) => tried.failed.push(format!("{label}: {e}")),
         }
     }
     candidates
+}
+
+/// The certificate beside a key file, if there is one for this key.
+async fn certified(path: &Path, public: &PublicKey, file: Option<&KeyFile>) -> Option<Candidate> {
+    let path = format!("{}-cert.pub", path.display());
+    let certificate = Certificate::from_openssh(&tokio::fs::read_to_string(&path).await.ok()?).ok()?;
+    let ours = certificate.public_key() == public.key_data();
+    ours.then(|| Candidate {
+        label: format!("certificate {path}"),
+        public: public.clone(),
+        certificate: Some(certificate),
+        file: file.cloned(),
+    })
 }
 
 /// What a key file holds: both halves of a key, or the public one alone.
@@ -261,7 +289,8 @@ impl Signer for KeySigner<'_> {
             let agent = self.agent.as_mut().ok_or_else(|| SignError(Error::failed("the agent is gone")))?;
             // An agent may ask its user to confirm, or to touch a token.
             let _pause = self.patience.pause();
-            return agent.sign_request(key, hash, data).await.map_err(|e| failed(e.into()));
+            let signature = timeout(AGENT_SIGNS, agent.sign_request(key, hash, data)).await;
+            return signature.map_err(|_| SignError(Error::failed("the agent does not answer")))?.map_err(|e| failed(e.into()));
         };
         let key = match &file.secret {
             Secret::Open(key) => key.clone(),

@@ -4,6 +4,7 @@ mod config;
 mod connect;
 mod dial;
 mod host_key;
+mod jump;
 mod known_hosts;
 mod login;
 mod passphrase;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 pub use connect::{Connection, connect};
 pub use host_key::HostKey;
+pub use jump::Jumps;
 pub use passphrase::Passphrases;
 pub use process::{Exit, Process, Stdin, Stdout};
 
@@ -52,6 +54,8 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// Opens encrypted key files; shared by all connections.
     pub passphrases: Passphrases,
+    /// Connections to jump hosts; shared by all that lead through them.
+    pub jumps: Jumps,
 }
 
 impl Default for Options {
@@ -63,6 +67,7 @@ impl Default for Options {
             accept_new: false,
             connect_timeout: Duration::from_secs(10),
             passphrases: Passphrases::default(),
+            jumps: Jumps::default(),
         }
     }
 }

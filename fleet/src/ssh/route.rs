@@ -23,8 +23,10 @@ pub(super) struct Hop {
     pub(super) user: String,
     pub(super) identities: Identities,
     pub(super) known_as: Name,
-    /// Where its key is looked for; new keys go into the first.
+    /// Where its key is looked for.
     pub(super) known_hosts: Vec<PathBuf>,
+    /// Where a new key goes: a file of the user's.
+    pub(super) new_keys: Option<PathBuf>,
     /// Whether names are hashed in new lines.
     pub(super) hash_names: bool,
     pub(super) pinned: Option<HostKey>,
@@ -127,17 +129,18 @@ fn hop(target: &Target, said: Settings, known_hosts: &[PathBuf], local: &Local<'
             None => Some(tokens.path(value)?),
         },
     };
-    let known_hosts = if known_hosts.is_empty() {
+    let (of_user, of_all) = if known_hosts.is_empty() {
         let of_user = said.user_known_hosts.unwrap_or_else(|| vec!["~/.ssh/known_hosts".into(), "~/.ssh/known_hosts2".into()]);
         let of_all = said.global_known_hosts.unwrap_or_else(|| vec!["/etc/ssh/ssh_known_hosts".into(), "/etc/ssh/ssh_known_hosts2".into()]);
-        paths(&[of_user, of_all].concat())?
+        (paths(&of_user)?, paths(&of_all)?)
     } else {
-        known_hosts.to_vec()
+        (known_hosts.to_vec(), Vec::new())
     };
     Ok(Hop {
         identities: Identities { files, named, only: said.identities_only.unwrap_or(false), agent },
         known_as: said.host_key_alias.map_or_else(|| Name::host(&host, port), Name::Alias),
-        known_hosts,
+        new_keys: of_user.first().cloned(),
+        known_hosts: [of_user, of_all].concat(),
         hash_names: said.hash_known_hosts.unwrap_or(false),
         pinned: target.host_key.clone(),
         name: target.name.clone(),
@@ -231,6 +234,10 @@ mod tests {
         assert_eq!(files(""), [["/home/u/.ssh/known_hosts", "/home/u/.ssh/known_hosts2"].map(PathBuf::from), system.clone()].concat());
         assert_eq!(files("UserKnownHostsFile ~/a /b"), [["/home/u/a", "/b"].map(PathBuf::from), system].concat());
         assert_eq!(files("UserKnownHostsFile none\nGlobalKnownHostsFile /c"), [Path::new("/c")]);
+
+        let new_keys = |config| way(&named("h1"), config).unwrap().remove(0).new_keys;
+        assert_eq!(new_keys("UserKnownHostsFile ~/a /b").unwrap(), Path::new("/home/u/a"));
+        assert_eq!(new_keys("UserKnownHostsFile none"), None, "those of all users are not ours to write");
     }
 
     #[test]

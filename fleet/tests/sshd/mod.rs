@@ -43,6 +43,10 @@ impl Sshd {
         (self.child, self.port) = start(self.dir.path(), &self.types, config);
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
