@@ -3,21 +3,24 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use cluster::Role;
-use node::{Error, Result, read_optional};
+use cluster::{Port, Role, Vip};
+use fleet::protocol::{self, Job};
+use node::{Context as _, Error, Result, read_optional};
 
 use crate::kubeconfig::{Admin, Change, Name, Stored, store};
 use crate::membership::Membership;
+use crate::remote::{Connect, Remote};
 
 /// Print a kubeconfig that points at the floating address (a secret), or merge it into yours
 ///
-/// Run as root on a server. Cluster, user and context have the same name. Merging again brings them up to date; it never
+/// Run as root on a server, or with a cluster's file from anywhere. Cluster, user and context have the same name. Merging again brings them up to date; it never
 /// touches other entries.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     smartup kubeconfig > admin.yaml && chmod 600 admin.yaml\n  \
     smartup kubeconfig --merge --use\n  \
-    sudo smartup kubeconfig --merge --kubeconfig ~/.kube/config")]
+    sudo smartup kubeconfig --merge --kubeconfig ~/.kube/config\n  \
+    smartup kubeconfig -f cluster.yaml --merge")]
 pub struct Kubeconfig {
     /// Put it into your own kubeconfig instead of printing it; the former file is kept beside it
     #[arg(long)]
@@ -31,12 +34,19 @@ pub struct Kubeconfig {
     /// Name of cluster, user and context [default: smartup-VIP]
     #[arg(long, value_name = "NAME")]
     name: Option<Name>,
+    /// Fetch it from a server of this file over SSH, rather than from this host
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    connect: Option<Connect>,
 }
 
 impl Kubeconfig {
-    #[expect(clippy::unused_async, reason = "all commands that look at the host are the same")]
     pub async fn run(self) -> Result<ExitCode> {
-        let ours = admin_of_this_host(self.name)?;
+        let ours = match Remote::maybe(self.file.as_deref(), self.connect.as_ref(), false)? {
+            Some(remote) => admin_of_a_server(&remote, self.name).await?,
+            None => admin_of_this_host(self.name)?,
+        };
         if !self.merge {
             print!("{}", ours.expose());
             return Ok(ExitCode::SUCCESS);
@@ -65,8 +75,27 @@ fn admin_of_this_host(name: Option<Name>) -> Result<Admin> {
         Error::failed(format!("{} is not there", k3s::paths::KUBECONFIG))
             .hint("k3s writes it when it is ready: smartup status says whether it is")
     })?;
-    let url = format!("https://{}:{}", membership.vip.url_host(), membership.port);
+    let url = url(membership.vip, membership.port);
     Admin::parse(&String::from_utf8_lossy(&file.content), url, name.unwrap_or_else(|| Name::of_vip(membership.vip.addr())))
+}
+
+/// The servers are asked in the file's order; the first answer counts.
+async fn admin_of_a_server(remote: &Remote, name: Option<Name>) -> Result<Admin> {
+    let mut failures = Vec::new();
+    for server in remote.cluster.servers() {
+        let answer = remote.ask(server, Job::Kubeconfig).await;
+        match answer.and_then(|v| serde_json::from_value::<protocol::Kubeconfig>(v).context("its answer is not understood")) {
+            Ok(protocol::Kubeconfig { text, vip, port }) => {
+                return Admin::parse(&text.0, url(vip, port), name.unwrap_or_else(|| Name::of_vip(vip.addr())));
+            }
+            Err(e) => failures.push(format!("{}: {}", server.host, e.chain())),
+        }
+    }
+    Err(Error::failed(format!("no server handed out a kubeconfig:\n  {}", failures.join("\n  "))).hint("smartup status -f FILE says more"))
+}
+
+fn url(vip: Vip, port: Port) -> String {
+    format!("https://{}:{port}", vip.url_host())
 }
 
 /// The file to merge into. kubectl reads all files of `$KUBECONFIG`, and the first one wins.
