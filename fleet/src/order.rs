@@ -154,9 +154,20 @@ impl Conductor {
     /// A host said something.
     pub fn heard(&mut self, host: HostId, said: &FromNode) -> Vec<Order> {
         let plan = self.plan;
+        let same_name = match said {
+            FromNode::State(state) => self.with_name(&state.name).map(|other| (other.listed.name.clone(), state.name.clone())),
+            _ => None,
+        };
         let Some(seat) = self.seats.get_mut(host) else { return Vec::new() };
         match said {
-            FromNode::State(state) => seat.state = Some(state.clone()),
+            FromNode::State(state) => {
+                seat.state = Some(state.clone());
+                if let Some((other, name)) = same_name {
+                    let error = Error::refused(format!("{other} and {} both have the host name {name}", seat.listed.name))
+                        .hint("give each a name of its own (hostnamectl set-hostname NAME), or take one out of the file if they are the same host");
+                    seat.end = Some(End::Failed { error, unknown: false });
+                }
+            }
             FromNode::Surveyed(survey) => {
                 seat.survey = Some(survey.clone());
                 if survey.changed == 0 {
@@ -267,6 +278,11 @@ impl Conductor {
             orders.push(Order { host, say: ToNode::Stop });
         }
         orders
+    }
+
+    /// The host that has said that this is its name.
+    fn with_name(&self, name: &str) -> Option<&Seat> {
+        self.seats.iter().find(|s| !name.is_empty() && s.state.as_ref().is_some_and(|state| state.name == name))
     }
 
     fn selected(&self) -> impl Iterator<Item = &Seat> {
@@ -648,6 +664,17 @@ mod tests {
         let nodes = vec![node("one", "10.0.0.1"), node("h2", "10.0.0.2"), node("old", "10.0.0.9")];
         c.heard(0, &FromNode::Surveyed(Survey { nodes, ..Survey::default() }));
         assert_eq!(c.strangers().iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), ["old"]);
+    }
+
+    #[test]
+    fn two_hosts_of_one_name_are_not_two_nodes() {
+        let mut c = Conductor::new(listed(1, 2), 8, false);
+        let named = |name: &str| FromNode::State(State { name: name.into(), ..State::default() });
+        c.heard(0, &named("localhost"));
+        assert_eq!(words(&c.heard(1, &named("node"))), ["h2: begin"]);
+        assert!(c.heard(2, &named("node")).is_empty());
+        let Some(End::Failed { error, .. }) = c.ends().nth(2).unwrap().2 else { panic!() };
+        assert_eq!(error.what, "h2 and h3 both have the host name node");
     }
 
     #[test]
