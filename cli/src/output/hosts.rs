@@ -25,7 +25,8 @@ pub struct Hosts {
     changes: BTreeMap<HostId, Changes>,
     /// Each warning once, with the hosts that have it.
     warnings: Vec<(String, Option<String>, Vec<HostId>)>,
-    sent: BTreeMap<HostId, u64>,
+    /// What each host was said to be sent.
+    sending: BTreeMap<HostId, &'static str>,
 }
 
 struct Live {
@@ -50,7 +51,7 @@ impl Hosts {
             live,
             changes: BTreeMap::new(),
             warnings: Vec::new(),
-            sent: BTreeMap::new(),
+            sending: BTreeMap::new(),
         }
     }
 
@@ -82,11 +83,9 @@ impl Hosts {
 
     fn plain(&mut self, host: HostId, news: &News<'_>) -> Option<String> {
         match news {
-            News::Sending { what, percent } => {
-                // once for each quarter
-                let quarter = percent / 25;
-                let before = self.sent.insert(host, quarter);
-                (before != Some(quarter)).then(|| format!("sending {what}: {} %", quarter * 25))
+            News::Sending { what, .. } => {
+                let told = self.sending.insert(host, what);
+                (told != Some(what)).then(|| format!("sending     {what}"))
             }
             News::Event(Event::Waiting { step, what }) => Some(format!("waiting     {step}: {what}")),
             other => line(other, self.verbose),
@@ -106,7 +105,8 @@ impl Hosts {
         if self.events {
             return;
         }
-        for (what, hint, hosts) in std::mem::take(&mut self.warnings) {
+        for (what, hint, mut hosts) in std::mem::take(&mut self.warnings) {
+            hosts.sort_unstable();
             let names: Vec<&str> = hosts.iter().map(|h| self.names[*h].as_str()).collect();
             let mut text = format!("warning: {}: {what}", short(&names));
             if let Some(hint) = hint {
@@ -270,8 +270,7 @@ mod tests {
         let lines: Vec<String> =
             news.iter().filter_map(|n| hosts.plain(1, n)).map(|l| anstream::adapter::strip_str(&l).to_string()).collect();
         insta::assert_snapshot!(lines.join("\n"), @r"
-        sending smartup: 0 %
-        sending smartup: 50 %
+        sending     smartup
         changed     file /etc/x (3 ms)
         waiting     API ready: not yet: etcd
         failed      it broke
