@@ -1,8 +1,9 @@
 //! Whose turn it is. Pure: what the hosts say goes in, what they are told comes out.
 //!
 //! The stages: servers that are members already, restarted one at a time, the VIP's holder last; the server that starts a new
-//! cluster; the other new servers, one by one, since etcd takes one learner at a time; then the agents, several at a time. All
-//! new hosts are prepared at once (packages, files, firewall), so that only k3s's own start is waited for.
+//! cluster; the other new servers, one by one, since etcd takes one learner at a time; then the agents, several at a time, as
+//! soon as every server has its vote in etcd. All new hosts are prepared at once (packages, files, firewall), so that only
+//! k3s's own start is waited for.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -67,6 +68,7 @@ struct Seat {
     state: Option<State>,
     told: Told,
     survey: Option<Survey>,
+    voted: bool,
     joined: bool,
     settled: bool,
     end: Option<End>,
@@ -135,7 +137,8 @@ pub struct Conductor {
 impl Conductor {
     /// For these hosts, in the file's order; `plan` ends when it is known what would change.
     pub fn new(hosts: Vec<Listed>, parallel: usize, plan: bool) -> Self {
-        let seat = |listed| Seat { listed, state: None, told: Told::Job, survey: None, joined: false, settled: false, end: None };
+        let seat =
+            |listed| Seat { listed, state: None, told: Told::Job, survey: None, voted: false, joined: false, settled: false, end: None };
         Self {
             seats: hosts.into_iter().map(seat).collect(),
             parallel: parallel.max(1),
@@ -180,6 +183,7 @@ impl Conductor {
                 seat.joined |= seat.is_going();
                 self.tickets.get_or_insert_with(|| tickets.clone());
             }
+            FromNode::Voted => seat.voted = true,
             FromNode::NoTickets(_) => self.asked = None,
             FromNode::Settled => seat.settled = true,
             FromNode::Done { .. } => {
@@ -480,22 +484,24 @@ impl Conductor {
             let why = format!("{failed} failed, and agents come after the servers");
             return self.leave(waiting, &why);
         }
-        if self.selected().any(|s| s.is_server() && !s.joined && s.end.is_none()) {
+        // the founder votes from the first moment, but others can join it only when its API answers
+        let through = |n: HostId, s: &Seat| s.end.is_some() || s.joined || (s.voted && Some(n) != self.founder && s.ca().is_none());
+        if self.seats.iter().enumerate().any(|(n, s)| s.listed.selected && s.is_server() && !through(n, s)) {
             return Vec::new();
         }
-        let active = self.selected().filter(|s| is_agent(s) && s.is_released() && s.end.is_none()).count();
+        let (with, without): (Vec<HostId>, Vec<HostId>) =
+            waiting.into_iter().partition(|n| self.tickets.is_some() || !self.seats[*n].wants_ticket());
         let mut orders = Vec::new();
-        for host in waiting.iter().copied().take(self.parallel.saturating_sub(active)) {
-            if !self.seats[host].wants_ticket() {
-                orders.push(self.start(host));
-            } else if let Some(tickets) = self.tickets.clone() {
-                orders.push(self.hand_over(host, &tickets));
-            }
-        }
-        if orders.is_empty() && self.no_tickets() {
+        if self.no_tickets() {
             let why = self.why_no_tickets();
-            let without = waiting.into_iter().filter(|n| self.seats[*n].wants_ticket()).collect();
-            return self.leave(without, &why);
+            orders.extend(self.leave(without, &why));
+        }
+        let active = self.selected().filter(|s| is_agent(s) && s.is_released() && s.end.is_none()).count();
+        for host in with.into_iter().take(self.parallel.saturating_sub(active)) {
+            orders.push(match self.tickets.clone() {
+                Some(tickets) if self.seats[host].wants_ticket() => self.hand_over(host, &tickets),
+                _ => self.start(host),
+            });
         }
         orders
     }
@@ -581,7 +587,9 @@ mod tests {
         assert_eq!(words(&c.heard(0, &joined())), ["h2: ticket s"]);
         assert!(c.heard(0, &done()).is_empty() && c.heard(1, &joined()).is_empty());
         assert_eq!(words(&c.heard(1, &FromNode::Settled)), ["h3: ticket s"]);
-        assert_eq!(words(&c.heard(2, &joined())), ["h4: ticket a", "h5: ticket a"]);
+        assert!(c.heard(0, &FromNode::Voted).is_empty());
+        assert_eq!(words(&c.heard(2, &FromNode::Voted)), ["h4: ticket a", "h5: ticket a"]);
+        assert!(c.heard(2, &joined()).is_empty());
         for n in 1..5 {
             assert!(!c.is_over());
             c.heard(n, &done());
@@ -706,7 +714,7 @@ mod tests {
             // what each host will say next
             let mut queue: Vec<Vec<FromNode>> = hosts.iter().map(|h| vec![if h.ca { member(Some("ca"), false) } else { fresh() }]).collect();
             let mut said = vec![0_u8; hosts.len()];
-            let (mut busy, mut ready_apis): (BTreeSet<usize>, BTreeSet<usize>) = Default::default();
+            let (mut busy, mut voters): (BTreeSet<usize>, BTreeSet<usize>) = Default::default();
             let (mut firsts, mut went) = (0, false);
             for pick in picks {
                 let ready: Vec<usize> = (0..hosts.len()).filter(|n| !queue[*n].is_empty()).collect();
@@ -718,8 +726,8 @@ mod tests {
                         c.heard(n, &failed())
                     } else {
                         let message = queue[n].remove(0);
-                        if matches!(message, FromNode::Joined(_)) {
-                            ready_apis.insert(n);
+                        if matches!(message, FromNode::Joined(_) | FromNode::Voted) {
+                            voters.insert(n);
                         }
                         if matches!(message, FromNode::Settled | FromNode::Done { .. }) {
                             busy.remove(&n);
@@ -744,7 +752,7 @@ mod tests {
                         ToNode::Go { settle } => {
                             if fake.ca || (firsts == 1 && host == 0) {
                                 if host < servers { prop_assert!(busy.is_empty(), "{busy:?} and {host}"); busy.insert(host); queue[host].push(joined()); }
-                                else { prop_assert!(busy.is_subset(&ready_apis), "{busy:?}"); }
+                                else { prop_assert!(busy.is_subset(&voters), "{busy:?}"); }
                                 if settle { queue[host].push(FromNode::Settled); }
                                 queue[host].push(done());
                             }
@@ -753,9 +761,9 @@ mod tests {
                             if host < servers {
                                 prop_assert!(busy.iter().all(|n| *n == 0 && firsts == 1), "{busy:?} and {host}");
                                 busy.insert(host);
-                                queue[host].extend([joined(), FromNode::Settled]);
+                                queue[host].extend([FromNode::Voted, joined(), FromNode::Settled]);
                             } else {
-                                prop_assert!(busy.is_subset(&ready_apis), "{busy:?}");
+                                prop_assert!(busy.is_subset(&voters), "{busy:?}");
                             }
                             queue[host].push(done());
                         }

@@ -10,6 +10,7 @@
 //!                    ←  events …    Surveyed    all checks passed; what would change. A plan ends here
 //!   Go               →                          packages, files, firewall
 //!   Ticket           →  events …                to those who join, when it is their turn; k3s is started
+//!                    ←              Voted       a server is a full member of etcd
 //!                    ←              Joined      a server's API answers: with the tickets for the others
 //!                    ←              Settled     etcd would take the next member
 //!                    ←              Done, or at any point Failed
@@ -197,6 +198,8 @@ pub enum FromNode {
     },
     /// The checks passed, and the steps were compared with the host.
     Surveyed(Survey),
+    /// This server has its vote in etcd: its join cannot disturb others any more.
+    Voted,
     /// This server's API answers; or, to [`ToNode::Tickets`], the answer.
     Joined(Tickets),
     /// It has none to give.

@@ -200,6 +200,9 @@ async fn set_up(wish: protocol::Setup, heard: &mut UnboundedReceiver<ToNode>, st
     let mut run = Run::after(prepared, &host, Mode::Apply, parts.total());
     run.part(&parts.start).await?;
     run.part(&parts.vote).await?;
+    if setup.membership.role == Role::Server {
+        talk.say(FromNode::Voted);
+    }
     let failed = CancellationToken::new();
     let rest = async {
         let done = finish(&mut run, &parts, &setup, talk).await;
