@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use cluster::{Role, Vip};
 use node::{Error, Host, Mode, Result, Run, Summary};
 use serde::Serialize;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::{Format, HostArgs};
@@ -32,6 +33,9 @@ pub async fn run(wanted: Wanted, args: &HostArgs, verbose: u8) -> Result<ExitCod
     let progress = Progress::start(args.output.events, verbose > 0, args.dry_run);
     let done = set_up(wanted, args, &progress).await;
     progress.finish().await;
+    if args.output.events.is_some() {
+        say_how_it_ended(&done, args.dry_run);
+    }
     let (setup, node, summary) = done?;
     let url = setup.k3s.url();
     let report = Report {
@@ -64,6 +68,17 @@ async fn set_up(wanted: Wanted, args: &HostArgs, progress: &Progress) -> Result<
     }
     let summary = run.summary();
     Ok((setup, host.facts.hostname.clone(), summary))
+}
+
+/// The last of the events, as `smartup apply` has one for each host.
+fn say_how_it_ended(done: &Result<(Setup, String, Summary)>, dry_run: bool) {
+    let event = match done {
+        Ok((_, _, summary)) if summary.changed == 0 => json!({ "event": "host_done", "outcome": "unchanged" }),
+        Ok(_) if dry_run => json!({ "event": "host_done", "outcome": "would_change" }),
+        Ok(_) => json!({ "event": "host_done", "outcome": "changed" }),
+        Err(e) => json!({ "event": "host_done", "outcome": "failed", "error": e.chain(), "hint": e.hint }),
+    };
+    anstream::println!("{event}");
 }
 
 fn in_words(report: &Report<'_>, first: bool) -> String {
