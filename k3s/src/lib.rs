@@ -8,6 +8,7 @@ mod etcd;
 mod flags;
 mod joined;
 mod preflight;
+mod quorum;
 mod ready;
 mod remove;
 mod settings;
@@ -23,6 +24,7 @@ pub use etcd::{Etcd, EtcdError, Health, Member, MemberId, MemberState, Vote, mem
 pub use flags::Flags;
 pub use joined::settled;
 pub use preflight::{cluster_preflight, preflight};
+pub use quorum::Quorum;
 pub use ready::{NodeInfo, answers, client, nodes};
 pub use remove::undo;
 pub use settings::{Settings, paths};

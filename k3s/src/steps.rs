@@ -1,3 +1,4 @@
+use std::net::IpAddr;
 use std::path::Path;
 
 use async_trait::async_trait;
@@ -6,7 +7,9 @@ use cluster::{Role, Runtime};
 use node::{Content, Error, FileStep, Host, OnChange, Plan, Result, State, Step, TellStep, Undo, UnitStep};
 
 use crate::binary::{BinaryStep, Source};
+use crate::etcd;
 use crate::joined::ServerJoined;
+use crate::quorum::Quorum;
 use crate::ready::{ApiStep, NodeStep};
 use crate::settings::{Settings, paths};
 use crate::unit::{Vendor, vendor};
@@ -62,7 +65,11 @@ pub async fn plan(host: &Host, settings: &Settings, source: &Source) -> Result<S
         start.push(UnitStep { unit: "docker.service".into(), on_change: OnChange::Restart, wait: true });
     }
     start.push(DataStep);
-    start.push(UnitStep { unit, on_change: OnChange::Restart, wait: false });
+    start.push(StartStep {
+        unit: UnitStep { unit, on_change: OnChange::Restart, wait: false },
+        role: settings.role,
+        node_ip: settings.node_ip,
+    });
     if settings.role == Role::Server {
         if !settings.first {
             steps.vote.push(ServerJoined);
@@ -106,6 +113,37 @@ fn environment(now: Option<&str>, settings: &Settings, vendor: Option<&Flags>) -
     }
     env.set("K3S_EXTRA_FLAGS", &flags.to_string());
     env.text()
+}
+
+/// k3s's unit. A server is restarted only if etcd bears it.
+struct StartStep {
+    unit: UnitStep,
+    role: Role,
+    node_ip: IpAddr,
+}
+
+#[async_trait(?Send)]
+impl Step for StartStep {
+    fn name(&self) -> String {
+        self.unit.name()
+    }
+
+    async fn check(&self, host: &Host) -> Result<State> {
+        self.unit.check(host).await
+    }
+
+    async fn apply(&self, host: &Host) -> Result<()> {
+        let runs = host.systemd.unit(&self.unit.unit).await?.active == "active";
+        // where etcd does not answer, this server is no part of a quorum that could be lost
+        if self.role == Role::Server
+            && runs
+            && let Ok(members) = etcd::members().await
+        {
+            let healthy = members.iter().any(|m| m.address == self.node_ip.to_string() && !m.learner && m.is_healthy());
+            Quorum::of(&members).may_stop(&host.facts.hostname, healthy)?;
+        }
+        self.unit.apply(host).await
+    }
 }
 
 /// Writes down what k3s will make on this host, before it is started for the first time.
