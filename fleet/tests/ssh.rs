@@ -42,26 +42,30 @@ async fn a_command_ends_with_its_code_or_by_a_signal() {
     connection.close().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn input_and_output_flow_at_once_and_the_end_of_standard_error_is_kept() {
-    let sshd = Sshd::start(&["ed25519"], "");
+    // Keys are exchanged anew all the time, and once through a jump host that does so too.
+    let sshd = Sshd::start(&["ed25519"], "RekeyLimit 1M");
     sshd.know("ed25519");
-    let connection = sshd.connect().await.unwrap();
-    let sent: Vec<u8> = (0..8 * 1024 * 1024_u32).map(|n| n.to_le_bytes()[(n % 3) as usize]).collect();
+    let way = vec![format!("root@127.0.0.1:{}", sshd.port)];
+    for jump in [vec![], way] {
+        let connection = connect(&Target { jump, ..sshd.target() }, &sshd.options()).await.unwrap();
+        let sent: Vec<u8> = (0..8 * 1024 * 1024_u32).map(|n| n.to_le_bytes()[(n % 3) as usize]).collect();
 
-    let mut process = connection.exec("tee /dev/null; seq 5000 >&2; echo the end >&2").await.unwrap();
-    let (mut stdin, mut stdout) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
-    let write = async {
-        stdin.write_all(&sent).await.unwrap();
-        stdin.shutdown().await.unwrap();
-    };
-    let mut received = Vec::new();
-    let (read, ()) = tokio::join!(stdout.read_to_end(&mut received), write);
-    read.unwrap();
-    assert!(received == sent, "{} bytes came back", received.len());
-    assert_eq!(process.wait().await, Exit::Code(0));
-    let stderr = process.stderr();
-    assert!(stderr.len() <= 8 * 1024 && stderr.ends_with("4999\n5000\nthe end\n"), "{stderr}");
+        let mut process = connection.exec("tee /dev/null; seq 5000 >&2; echo the end >&2").await.unwrap();
+        let (mut stdin, mut stdout) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
+        let write = async {
+            stdin.write_all(&sent).await.unwrap();
+            stdin.shutdown().await.unwrap();
+        };
+        let mut received = Vec::new();
+        let (read, ()) = tokio::join!(stdout.read_to_end(&mut received), write);
+        read.unwrap();
+        assert!(received == sent, "{} bytes came back", received.len());
+        assert_eq!(process.wait().await, Exit::Code(0));
+        let stderr = process.stderr();
+        assert!(stderr.len() <= 8 * 1024 && stderr.ends_with("4999\n5000\nthe end\n"), "{stderr}");
+    }
 }
 
 #[tokio::test]
@@ -150,7 +154,7 @@ async fn a_new_name_is_hashed_when_the_configuration_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_first_uses_at_once_leave_one_line() {
     let sshd = Sshd::start(&["ed25519"], "");
-    let options = Options { accept_new: true, connect_timeout: Duration::from_secs(60), ..sshd.options() };
+    let options = Options { accept_new: true, ..sshd.options() };
     let target = sshd.target();
     for connection in join_all((0..10).map(|_| connect(&target, &options))).await {
         connection.unwrap();
@@ -405,7 +409,7 @@ async fn a_passphrase_is_asked_for_once_and_only_when_the_host_wants_the_key() {
         counted.fetch_add(1, Ordering::SeqCst);
         Ok("secret words".to_owned().into())
     });
-    let options = Options { passphrases, connect_timeout: Duration::from_secs(60), ..sshd.options() };
+    let options = Options { passphrases, ..sshd.options() };
     let target = Target { identity_files: vec![sshd.path("locked"), sshd.path("id")], ..sshd.target() };
 
     connect(&target, &options).await.unwrap();
@@ -572,7 +576,7 @@ async fn a_jump_host_is_logged_in_to_once_and_again_when_it_was_lost() {
     last.write("authorized_keys", &jump.read("id.pub"));
     let line = |host: &Sshd| format!("{} {}\n", host.name(), host.public("host_ed25519"));
     jump.write("known_hosts", &format!("{}{}", line(&jump), line(&last)));
-    let options = Options { connect_timeout: Duration::from_secs(60), ..jump.options() };
+    let options = jump.options();
     let way = vec![format!("root@127.0.0.1:{}", jump.port)];
     let target = Target { identity_files: vec![jump.path("id")], jump: way, ..last.target() };
     let logins = || jump.read("sshd.log").matches("Accepted publickey").count();
@@ -582,9 +586,7 @@ async fn a_jump_host_is_logged_in_to_once_and_again_when_it_was_lost() {
     for connection in &connections {
         assert_eq!(output(connection.as_ref().unwrap(), "echo hello").await.0, "hello\n");
     }
-    // Its sshd for this connection is the jump host's only child.
-    let child = run(Command::new("pgrep").args(["-P", &jump.pid().to_string()]));
-    run(Command::new("kill").args(["-KILL", child.trim()]));
+    run(Command::new("kill").args(["-KILL", &jump.child()]));
     assert_eq!(connections[0].as_ref().unwrap().exec("true").await.err().map(|e| e.kind), Some(Kind::Failed));
     connect(&target, &options).await.unwrap();
     assert_eq!(logins(), 2);
@@ -596,6 +598,25 @@ async fn a_jump_host_is_logged_in_to_once_and_again_when_it_was_lost() {
         assert_eq!(e.kind, Kind::Refused);
         assert_says(&e, &["not known", &jump.public("host_ed25519")]);
     }
+}
+
+#[tokio::test]
+async fn a_jump_host_that_is_lost_leaves_nobody_waiting() {
+    let (jump, last) = (Sshd::start(&["ed25519"], ""), Sshd::start(&["ed25519"], ""));
+    last.write("authorized_keys", &jump.read("id.pub"));
+    let line = |host: &Sshd| format!("{} {}\n", host.name(), host.public("host_ed25519"));
+    jump.write("known_hosts", &format!("{}{}", line(&jump), line(&last)));
+    let target = Target { identity_files: vec![jump.path("id")], jump: vec![format!("root@127.0.0.1:{}", jump.port)], ..last.target() };
+    let connection = connect(&target, &jump.options()).await.unwrap();
+    let mut process = connection.exec("cat > /dev/null").await.unwrap();
+    let mut stdin = process.stdin.take().unwrap();
+
+    // The last host stands still: what is sent piles up on the way, until nothing moves any more.
+    let _stopped = last.stop_child();
+    while tokio::time::timeout(Duration::from_millis(500), stdin.write_all(&[0; 8 * 1024])).await.is_ok() {}
+    run(Command::new("kill").args(["-KILL", &jump.child()]));
+    assert_eq!(process.wait().await, Exit::Lost);
+    assert_eq!(stdin.write_all(&[0]).await.unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
 }
 
 #[tokio::test]

@@ -11,7 +11,9 @@ use std::time::Duration;
 use node::{Context as _, Error, Result};
 use russh::{ChannelMsg, ChannelOpenFailure, Disconnect, client};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
 
+use super::carried::Carried;
 use super::config::{self, Settings, Source};
 use super::host_key::{Failure, Verifier, warn_once};
 use super::jump::{self, Jump};
@@ -24,10 +26,18 @@ use super::{dial, login};
 /// How often a silent host is asked whether it is still there, and how many answers may be missing.
 const KEEPALIVE: (Duration, usize) = (Duration::from_secs(15), 3);
 
+/// How long what we send may stay unacknowledged: russh does not ask while it waits for room to write.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
+
 /// How long a host may take to hear that we leave.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-pub(super) type Session = client::Handle<Verifier>;
+/// A host that let us in.
+pub(super) struct Session {
+    pub(super) handle: client::Handle<Verifier>,
+    /// Says when the connection is over.
+    over: CancellationToken,
+}
 
 /// A connection to a host, logged in.
 pub struct Connection {
@@ -55,6 +65,7 @@ pub async fn connect(target: &Target, options: &Options) -> Result<Connection> {
 pub(super) async fn open(hop: &Hop, through: Option<&Jump>, options: &Options) -> Result<Session> {
     let patience = Patience::new(options.connect_timeout);
     let verifier = Verifier::new(hop, options.accept_new)?;
+    let over = verifier.over();
     let config = Arc::new(client::Config {
         preferred: verifier.preferred(),
         keepalive_interval: Some(KEEPALIVE.0),
@@ -62,19 +73,19 @@ pub(super) async fn open(hop: &Hop, through: Option<&Jump>, options: &Options) -
         ..client::Config::default()
     });
     let work = async {
-        let mut session = match through {
+        let mut handle = match through {
             None => {
-                let stream = dial::dial(&hop.host, hop.port).await.map_err(|e| at(hop, e))?;
+                let stream = dial::dial(&hop.host, hop.port, UNACKNOWLEDGED).await.map_err(|e| at(hop, e))?;
                 handshake(hop, config, stream, verifier).await?
             }
             Some(jump) => {
-                let channel = jump.session.channel_open_direct_tcpip(&hop.host, hop.port.into(), "127.0.0.1", 0).await;
+                let channel = jump.session.handle.channel_open_direct_tcpip(&hop.host, hop.port.into(), "127.0.0.1", 0).await;
                 let channel = channel.map_err(|e| unreachable(hop, e))?;
-                handshake(hop, config, channel.into_stream(), verifier).await?
+                handshake(hop, config, Carried::new(channel.into_stream(), jump.session.over.clone()), verifier).await?
             }
         };
-        login::login(&mut session, hop, &options.passphrases, &patience).await?;
-        Ok(session)
+        login::login(&mut handle, hop, &options.passphrases, &patience).await?;
+        Ok(Session { handle, over })
     };
     patience.with(work).await.unwrap_or_else(|| {
         Err(Error::failed(format!(
@@ -88,7 +99,7 @@ pub(super) async fn open(hop: &Hop, through: Option<&Jump>, options: &Options) -
     })
 }
 
-async fn handshake<S>(hop: &Hop, config: Arc<client::Config>, stream: S, verifier: Verifier) -> Result<Session>
+async fn handshake<S>(hop: &Hop, config: Arc<client::Config>, stream: S, verifier: Verifier) -> Result<client::Handle<Verifier>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -136,7 +147,7 @@ impl Connection {
     /// Failed when the host does not start it, or is gone.
     pub async fn exec(&self, command: &str) -> Result<Process> {
         let failed = || format!("{} does not start a command", self.name);
-        let mut channel = self.session.channel_open_session().await.context(failed())?;
+        let mut channel = self.session.handle.channel_open_session().await.context(failed())?;
         channel.exec(true, command).await.context(failed())?;
         loop {
             match channel.wait().await {
@@ -152,8 +163,8 @@ impl Connection {
     pub async fn close(mut self) {
         let farewell = async {
             // Nothing is lost when it is gone already.
-            let _ = self.session.disconnect(Disconnect::ByApplication, "", "").await;
-            let _ = (&mut self.session).await;
+            let _ = self.session.handle.disconnect(Disconnect::ByApplication, "", "").await;
+            let _ = (&mut self.session.handle).await;
         };
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
     }

@@ -15,6 +15,7 @@ use russh::keys::ssh_key::public::KeyData;
 use russh::keys::ssh_key::{EcdsaCurve, Fingerprint};
 use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey, PublicKeyOrCertificate};
 use russh::{Preferred, client};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::known_hosts::{Known, KnownHosts, Verdict, is_of};
 use super::route::Hop;
@@ -84,6 +85,8 @@ pub(super) struct Verifier {
     hop: Hop,
     known: KnownHosts,
     accept_new: bool,
+    /// The connection has this as long as it lasts.
+    over: DropGuard,
 }
 
 impl Verifier {
@@ -94,7 +97,12 @@ impl Verifier {
     pub(super) fn new(hop: &Hop, accept_new: bool) -> Result<Self> {
         let known = read(hop)?;
         known.warnings.iter().for_each(|w| warn_once(w));
-        Ok(Self { hop: hop.clone(), known, accept_new })
+        Ok(Self { hop: hop.clone(), known, accept_new, over: CancellationToken::new().drop_guard() })
+    }
+
+    /// Says when the connection is over.
+    pub(super) fn over(&self) -> CancellationToken {
+        self.over.token().clone()
     }
 
     /// The algorithms to offer: those of known keys first, so that a host with several keys shows the one that is known

@@ -52,7 +52,7 @@ impl Jumps {
         let way: Way = hops.iter().map(|h| (h.user.clone(), h.host.clone(), h.port, h.identities.files.clone())).collect();
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let cell = all.entry(way).or_default();
-        if cell.get().is_some_and(|opened| opened.as_ref().map_or(true, |jump| jump.session.is_closed())) {
+        if cell.get().is_some_and(|opened| opened.as_ref().map_or(true, |jump| jump.session.handle.is_closed())) {
             *cell = Arc::default();
         }
         cell.clone()

@@ -1,5 +1,6 @@
 //! Connections to hosts over SSH, with what `~/.ssh/config`, the agent and `known_hosts` say. russh is used nowhere else.
 
+mod carried;
 mod config;
 mod connect;
 mod dial;

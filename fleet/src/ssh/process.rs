@@ -11,7 +11,9 @@ use russh::{Channel, ChannelMsg, ChannelReadHalf, Sig};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _, BufReader, DuplexStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
+
+use super::carried::Carried;
 
 /// How much output may wait for its reader, in bytes.
 const BUFFER: usize = 64 * 1024;
@@ -55,7 +57,7 @@ impl Process {
         let over = CancellationToken::new();
         let stderr = Arc::<Mutex<VecDeque<u8>>>::default();
 
-        let stdin = Stdin { data: Box::pin(write.make_writer()), over: Box::pin(over.clone().cancelled_owned()), end: Some(end) };
+        let stdin = Stdin { data: Carried::new(Box::pin(write.make_writer()), over.clone()), end: Some(end) };
         tokio::spawn(async move {
             let _ = ended.await;
             // The connection may have ended before.
@@ -111,18 +113,16 @@ fn name(signal: Sig) -> String {
 
 /// A command's standard input. Writing fails with `BrokenPipe` once the command has ended.
 pub struct Stdin {
-    data: Pin<Box<dyn AsyncWrite + Send>>,
-    /// Without it, whoever waits for room would wait for ever when the connection ends.
-    over: Pin<Box<WaitForCancellationFutureOwned>>,
+    data: Carried<Pin<Box<dyn AsyncWrite + Send>>>,
     end: Option<oneshot::Sender<()>>,
 }
 
 impl AsyncWrite for Stdin {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        if self.end.is_none() || self.over.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        match self.end {
+            Some(_) => Pin::new(&mut self.data).poll_write(cx, data),
+            None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
-        self.data.as_mut().poll_write(cx, data)
     }
 
     /// What is written is on its way already.

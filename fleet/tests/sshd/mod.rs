@@ -43,8 +43,16 @@ impl Sshd {
         (self.child, self.port) = start(self.dir.path(), &self.types, config);
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// The process of the only connection.
+    pub fn child(&self) -> String {
+        run(Command::new("pgrep").args(["-P", &self.child.id().to_string()])).trim().to_owned()
+    }
+
+    /// Lets the process of the only connection stand still.
+    pub fn stop_child(&self) -> Stopped {
+        let stopped = Stopped(self.child());
+        run(Command::new("kill").args(["-STOP", &stopped.0]));
+        stopped
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -88,7 +96,9 @@ impl Sshd {
         if !config.exists() {
             fs::write(&config, "IdentityAgent none\n").unwrap();
         }
-        Options { config: Some(config), known_hosts: vec![self.path("known_hosts")], ..Options::default() }
+        // Patient: without optimisation, and beside other tests, the arithmetic alone takes seconds.
+        let connect_timeout = Duration::from_secs(120);
+        Options { config: Some(config), known_hosts: vec![self.path("known_hosts")], connect_timeout, ..Options::default() }
     }
 
     /// Makes the key of this type known.
@@ -163,6 +173,7 @@ fn start_on(dir: &Path, port: u16, types: &[String], config: &str) -> Option<Chi
         .arg("-E")
         .arg(dir.join("sshd.log"))
         .stdin(Stdio::null())
+        .stdout(Stdio::null())
         .spawn()
         .expect("these tests need Debian's openssh-server (/usr/sbin/sshd), and root");
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -180,6 +191,15 @@ fn start_on(dir: &Path, port: u16, types: &[String], config: &str) -> Option<Chi
         }
         assert!(Instant::now() < deadline, "sshd does not answer");
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A process that stands still, and is ended with this.
+pub struct Stopped(String);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-KILL", &self.0]).status();
     }
 }
 
