@@ -207,18 +207,28 @@ fn a_configuration_that_is_there_already() -> Result<()> {
     // the distribution's own sample serves nobody
     h1.run(["cp", "/etc/keepalived/keepalived.conf.sample", CONFIG])?;
     smartup(h1, &["init", "--vip", VIP, "--dry-run"])?.checked()?;
-    // the reference's sample for this very VIP
+    // the reference's sample for this very VIP, filled in by hand: taken over as it is on the wire
     let by_hand = format!(
         "global_defs {{\n router_id LVS_DEVEL\n}}\nvrrp_script check_apiserver {{\n script \"/etc/keepalived/check_apiserver.sh\"\n}}\nvrrp_instance VI_1 {{\n \
          state MASTER\n interface eth0\n virtual_router_id 51\n priority 101\n authentication {{\n auth_type PASS\n auth_pass mypasswd\n }}\n \
          virtual_ipaddress {{\n {VIP}\n }}\n track_script {{\n check_apiserver\n }}\n}}\n"
     );
     h1.write(CONFIG, 0o644, &by_hand)?;
+    h1.write("/root/other", 0o600, "another")?;
     let before = Before::of(h1)?;
+    let dry = smartup(h1, &["init", "--vip", VIP, "--dry-run"])?;
+    let said = format!("{}{}", dry.stdout, dry.stderr);
+    dry.checked()?;
+    ensure!(said.contains("+    version 2") && !said.contains("mypasswd"), "{said}");
+    ensure!(said.lines().any(|l| l.trim_start().starts_with(['+', ' ']) && l.contains("virtual_router_id 51")), "{said}");
+    refused(&smartup(h1, &["init", "--vip", VIP, "--auth-pass-file", "/root/other"])?, "another VRRP password")?;
+    // one that says what smartup cannot say is not replaced by something else
+    h1.write(CONFIG, 0o644, by_hand.replace("auth_type PASS", "auth_type AH"))?;
     refused(&smartup(h1, &["init", "--vip", VIP])?, "made by hand for this VIP: vrrp_instance VI_1")?;
-    // and with it running, this host has the VIP, which smartup did not put there
+    h1.write(CONFIG, 0o644, &by_hand)?;
+    // with the VIP on the interface and no keepalived, nobody knows who put it there
     h1.sh(&format!("ip address add {VIP}/32 dev eth0"))?;
-    refused(&smartup(h1, &["init", "--vip", VIP, "--ignore", "keepalived-config"])?, "is an address of this host already")?;
+    refused(&smartup(h1, &["init", "--vip", VIP])?, "is an address of this host already")?;
     h1.sh(&format!("ip address del {VIP}/32 dev eth0"))?;
     before.unchanged(h1)
 }
