@@ -2,21 +2,10 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-
 use anyhow::{Result, ensure};
-use common::{Before, LONG, VIP, answered, done, holders, init, join, smartup, status, ticket};
+use common::{Before, LONG, VIP, answered, done, holders, init, join, processes, smartup, status, ticket};
 use integration::{Host, Lab, LabSpec, until};
 use serde_json::Value;
-
-/// PIDs and restart counters of what smartup runs.
-fn processes(host: &Host) -> Result<BTreeMap<String, String>> {
-    let mut found = BTreeMap::new();
-    for unit in ["k3s-server", "k3s-agent", "keepalived", "firewalld"] {
-        found.insert(unit.to_owned(), host.run(["systemctl", "show", unit, "-p", "MainPID,NRestarts,ActiveEnterTimestampMonotonic"])?);
-    }
-    Ok(found)
-}
 
 fn ready_nodes(report: &Value) -> usize {
     report["nodes"].as_array().map_or(0, |nodes| nodes.iter().filter(|n| n["ready"] == "True").count())

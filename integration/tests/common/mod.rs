@@ -1,11 +1,18 @@
 //! What the tests that drive smartup share.
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(dead_code, unused_imports, reason = "each test file uses its own part")]
 
+mod control;
+mod watch;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use integration::{Host, Lab, Outcome, until};
 use serde_json::Value;
+
+pub use control::{Control, events, host_at, is_one_cluster, outcomes, yaml};
+pub use watch::{arguments, longest_silence};
 
 /// The floating address that the tests use.
 pub const VIP: &str = "10.79.0.200";
@@ -64,6 +71,15 @@ pub fn answered(lab: &Lab) -> Result<()> {
     until("the API answers through the VIP", LONG, || Ok(answers(lab)?.then_some(())))
 }
 
+/// PIDs and restart counters of what smartup runs.
+pub fn processes(host: &Host) -> Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    for unit in ["k3s-server", "k3s-agent", "keepalived", "firewalld"] {
+        found.insert(unit.to_owned(), host.run(["systemctl", "show", unit, "-p", "MainPID,NRestarts,ActiveEnterTimestampMonotonic"])?);
+    }
+    Ok(found)
+}
+
 /// A host's files, units and firewall, to be compared with later.
 pub struct Before {
     tree: integration::snapshot::Snapshot,
@@ -75,6 +91,13 @@ impl Before {
     /// How a host is now.
     pub fn of(host: &Host) -> Result<Self> {
         Ok(Self { tree: host.tree_snapshot()?, units: host.unit_snapshot()?, firewall: host.firewall_snapshot()? })
+    }
+
+    /// Leaves out this path and all below it.
+    #[must_use]
+    pub fn but(self, path: &str) -> Self {
+        let below = format!("{path}/");
+        Self { tree: self.tree.filter(|name| name != path && !name.starts_with(&below)), ..self }
     }
 
     /// Fails, naming each difference, when the host is not as it was.
