@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fleet::apply::News;
 use fleet::order::{End, HostId};
@@ -33,7 +33,6 @@ struct Live {
     all: MultiProgress,
     bars: Vec<ProgressBar>,
     summary: ProgressBar,
-    began: Instant,
     over: usize,
 }
 
@@ -73,7 +72,9 @@ impl Hosts {
             self.as_json(host, news);
         } else if let Some(live) = &mut self.live {
             live.news(host, news);
-            if let Some(line) = line(news, self.verbose) {
+            // a host's own line says what it does; only what must not scroll away is said beside it
+            let stays = self.verbose || matches!(news, News::Ended(_) | News::Event(Event::StepDone { outcome: Outcome::Failed, .. }));
+            if let Some(line) = line(news, self.verbose).filter(|_| stays) {
                 let _ = live.all.println(format!("{:<width$}  {line}", self.names[host], width = self.width));
             }
         } else if let Some(line) = self.plain(host, news) {
@@ -217,8 +218,9 @@ impl Live {
         });
         let bars: Vec<_> = bars.collect();
         let summary = all.add(ProgressBar::new_spinner());
-        summary.set_style(ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
-        let mut live = Self { all, bars, summary, began: Instant::now(), over: 0 };
+        summary.set_style(ProgressStyle::with_template("{msg}, {elapsed}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        summary.enable_steady_tick(Duration::from_millis(500));
+        let mut live = Self { all, bars, summary, over: 0 };
         live.count();
         live
     }
@@ -242,7 +244,7 @@ impl Live {
     }
 
     fn count(&mut self) {
-        self.summary.set_message(format!("{} of {} hosts done, {} s", self.over, self.bars.len(), self.began.elapsed().as_secs()));
+        self.summary.set_message(format!("{} of {} hosts done", self.over, self.bars.len()));
     }
 }
 
