@@ -32,7 +32,7 @@ pub struct Target {
     pub port: Option<u16>,
     /// Default: the user who runs smartup.
     pub user: Option<String>,
-    /// Key files, beside the keys of the agent; for jump hosts too, unless the configuration names some for them.
+    /// Key files, beside the keys of the agent; for the jump hosts too. They go before what the configuration names.
     /// Default: `id_ed25519`, `id_ecdsa` and `id_rsa` in `~/.ssh`.
     pub identity_files: Vec<PathBuf>,
     /// The hosts to go through, in this order: `[user@]host[:port]`. `none` switches the configured ones off.
