@@ -17,6 +17,8 @@ use crate::settings::paths;
 const LIMIT: Duration = Duration::from_secs(2);
 /// The same for one member among several, so that a dead one does not hold up the others' report.
 const HEALTH_LIMIT: Duration = Duration::from_secs(1);
+/// A change of the membership has to reach a majority's disks first.
+const CHANGE_LIMIT: Duration = Duration::from_secs(5);
 /// Where k3s's etcd takes clients: on loopback and on the node's address, of every server.
 const CLIENT_PORT: u16 = 2379;
 
@@ -137,6 +139,15 @@ pub enum Vote {
     CatchingUp,
 }
 
+/// How it was that a member is out of the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// It was taken out just now.
+    Done,
+    /// It was no member (any more).
+    WasGone,
+}
+
 /// What went wrong with etcd, as far as callers decide by it.
 #[derive(Debug, thiserror::Error)]
 pub enum EtcdError {
@@ -174,6 +185,25 @@ pub enum EtcdError {
         /// The client URL.
         url: String,
     },
+    /// There is no such member, or not any more.
+    #[error("etcd at {url} knows no such member")]
+    NoSuchMember {
+        /// The client URL.
+        url: String,
+    },
+    /// Too few members have been connected to each other for the last 5 s (`HealthInterval` in etcd's
+    /// server/etcdserver/server.go), so that a change of the membership could cost the quorum.
+    #[error("etcd at {url} refuses while its cluster is not healthy: too few members have been connected for 5 s")]
+    Unhealthy {
+        /// The client URL.
+        url: String,
+    },
+    /// Those that would remain have not all been started, and could not make a quorum.
+    #[error("etcd at {url} refuses: too few started members would remain")]
+    TooFewWouldRemain {
+        /// The client URL.
+        url: String,
+    },
     /// etcd refuses for another reason, in its own words.
     #[error("etcd at {url} refuses: {why}")]
     Refused {
@@ -192,6 +222,9 @@ impl EtcdError {
             m if m.contains("can only promote a learner member which is in sync with leader") => Self::NotInSync,
             m if m.contains("can only promote a learner member") => Self::NotALearner,
             m if m.contains("rpc not supported for learner") => Self::AskedALearner { url },
+            m if m.contains("member not found") => Self::NoSuchMember { url },
+            m if m.contains("unhealthy cluster") => Self::Unhealthy { url },
+            m if m.contains("not enough started members") => Self::TooFewWouldRemain { url },
             m if m.starts_with("etcdserver:") => Self::Refused { url, why: m.to_owned() },
             m => match status.code() {
                 Code::DeadlineExceeded | Code::Cancelled => Self::Unreachable { url, why: "it took too long".into() },
@@ -206,6 +239,9 @@ impl From<EtcdError> for node::Error {
     fn from(e: EtcdError) -> Self {
         let hint = match &e {
             EtcdError::NoCertificate { .. } => Some("ask on a server that has joined the cluster"),
+            EtcdError::Unhealthy { .. } => {
+                Some("try again in some seconds; if it stays so, bring back the members that do not answer (smartup status)")
+            }
             EtcdError::Unreachable { .. } => Some("see whether k3s-server runs there, and whether 2379/tcp is let in"),
             _ => None,
         };
@@ -316,6 +352,36 @@ impl Etcd {
     async fn promote_at(&self, url: &str, id: MemberId) -> Result<(), EtcdError> {
         let _: proto::MemberList = self.call(url, "/etcdserverpb.Cluster/MemberPromote", proto::Promote { id: id.0 }, LIMIT).await?;
         Ok(())
+    }
+
+    /// Takes a member out of the cluster for ever. It ends by itself if it runs, and must lose its data before it may join
+    /// again. Whether the others bear that is [`Quorum::may_remove`](crate::Quorum::may_remove)'s to say; etcd checks as well.
+    ///
+    /// # Errors
+    /// [`EtcdError::Unhealthy`] when a quorum is at stake, which may pass; [`EtcdError::TooFewWouldRemain`] when it is the last
+    /// one; [`EtcdError::Unreachable`] when nobody answers, also for want of a quorum.
+    pub async fn remove(&self, id: MemberId) -> Result<Removal, EtcdError> {
+        let members = self.members().await?;
+        // the one that goes is asked last: it may end before it has answered
+        let others = members.iter().filter(|m| m.id != id && !m.learner).filter_map(|m| m.client_urls.first());
+        let mut answer = Err(EtcdError::Unreachable { url: self.local.clone(), why: "no member has been asked".into() });
+        for url in others.chain([&self.local]) {
+            answer = self.remove_at(url, id).await;
+            if !matches!(answer, Err(EtcdError::AskedALearner { .. } | EtcdError::Unreachable { .. })) {
+                break;
+            }
+        }
+        answer
+    }
+
+    async fn remove_at(&self, url: &str, id: MemberId) -> Result<Removal, EtcdError> {
+        let answer: Result<proto::MemberList, _> =
+            self.call(url, "/etcdserverpb.Cluster/MemberRemove", proto::Remove { id: id.0 }, CHANGE_LIMIT).await;
+        match answer {
+            Ok(_) => Ok(Removal::Done),
+            Err(EtcdError::NoSuchMember { .. }) => Ok(Removal::WasGone),
+            Err(e) => Err(e),
+        }
     }
 
     /// Gives this server its vote as soon as it can have one.
@@ -494,6 +560,12 @@ mod proto {
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Remove {
+        #[prost(uint64, tag = "1")]
+        pub id: u64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
     pub struct Status {
         #[prost(message, optional, tag = "1")]
         pub header: Option<Header>,
@@ -544,6 +616,10 @@ mod tests {
         assert!(matches!(of(Code::FailedPrecondition, "etcdserver: can only promote a learner member"), EtcdError::NotALearner));
         assert!(matches!(of(Code::Unavailable, "etcdserver: rpc not supported for learner"), EtcdError::AskedALearner { .. }));
         assert!(matches!(of(Code::Unavailable, "etcdserver: no leader"), EtcdError::Refused { .. }));
+        assert!(matches!(of(Code::NotFound, "etcdserver: member not found"), EtcdError::NoSuchMember { .. }));
+        assert!(matches!(of(Code::Unavailable, "etcdserver: unhealthy cluster"), EtcdError::Unhealthy { .. }));
+        let few = "etcdserver: re-configuration failed due to not enough started members";
+        assert!(matches!(of(Code::FailedPrecondition, few), EtcdError::TooFewWouldRemain { .. }));
         assert!(matches!(of(Code::DeadlineExceeded, "timeout"), EtcdError::Unreachable { .. }));
     }
 
@@ -588,12 +664,14 @@ mod tests {
         name: &'static str,
         client: String,
         peer: String,
+        /// Whether it refuses changes of the membership that could cost the quorum, as k3s's does.
+        strict: bool,
         child: Option<Child>,
     }
 
     impl Process {
         fn new(name: &'static str) -> Self {
-            Self { name, client: free_url(), peer: free_url(), child: None }
+            Self { name, client: free_url(), peer: free_url(), strict: false, child: None }
         }
 
         /// Starts it beside `others`; without any it makes a cluster of its own.
@@ -619,7 +697,8 @@ mod tests {
             command.args(["--initial-cluster", &cluster.join(","), "--initial-cluster-state"]);
             command.arg(if others.is_empty() { "new" } else { "existing" });
             // two servers may join one after the other without the five seconds in between
-            command.args(["--strict-reconfig-check=false", "--unsafe-no-fsync", "--heartbeat-interval=50", "--election-timeout=500"]);
+            command.arg(format!("--strict-reconfig-check={}", self.strict));
+            command.args(["--unsafe-no-fsync", "--heartbeat-interval=50", "--election-timeout=500"]);
             let log = fs::File::create(dir.join(format!("{}.log", self.name))).unwrap();
             let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn();
             self.child = Some(child.expect("the tests need etcd (Debian: etcd-server)"));
@@ -729,6 +808,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_member_is_taken_out_dead_or_alive_but_not_the_last_one() {
+        let trust = Trust::new();
+        let (mut a, mut b, mut c) = (Process::new("a"), Process::new("b"), Process::new("c"));
+        a.strict = true;
+        a.start(&trust, &[]);
+        let first = trust.client(&a, &[]);
+        let own = until("a answers", async || first.members().await.ok()).await[0].id;
+        assert!(matches!(first.remove(own).await, Err(EtcdError::TooFewWouldRemain { .. })), "it is the only one");
+        a.stop();
+        a.strict = false;
+        a.start(&trust, &[]);
+        until("a leads", async || first.health().await.ok().filter(|m| m[0].is_healthy())).await;
+
+        let gone = add_learner(&first, &b).await;
+        b.start(&trust, &[&a]);
+        let second = trust.client(&b, &[&a]);
+        until("b has a vote", async || (second.promote_here().await.ok()? == Vote::Has).then_some(())).await;
+        let leaving = add_learner(&first, &c).await;
+        c.start(&trust, &[&a, &b]);
+        let third = trust.client(&c, &[&a, &b]);
+        until("c has a vote", async || (third.promote_here().await.ok()? == Vote::Has).then_some(())).await;
+
+        b.stop();
+        let removed = until("a dead one is taken out", async || first.remove(gone).await.ok()).await;
+        assert_eq!(removed, Removal::Done);
+        assert_eq!(first.remove(gone).await.unwrap(), Removal::WasGone, "twice does no harm");
+        assert_eq!(third.remove(leaving).await.unwrap(), Removal::Done, "one that is alive takes itself out through another");
+        let left: Vec<_> = first.members().await.unwrap().into_iter().map(|m| m.name).collect();
+        assert_eq!(left, ["a"]);
+
+        let id = add_learner(&first, &Process::new("d")).await;
+        assert_eq!(first.remove(id).await.unwrap(), Removal::Done, "a learner that has never started");
+    }
+
+    #[tokio::test]
     async fn who_does_not_answer_is_given_up_and_who_is_not_trusted_is_not_believed() {
         let trust = Trust::new();
         let mut a = Process::new("a");
@@ -742,7 +856,13 @@ mod tests {
         assert!(matches!(&e, EtcdError::Unreachable { why, .. } if why.contains("certificate")), "{e}");
 
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-        let hung = Process { name: "hung", client: format!("https://{}", silent.local_addr().unwrap()), peer: String::new(), child: None };
+        let hung = Process {
+            name: "hung",
+            client: format!("https://{}", silent.local_addr().unwrap()),
+            peer: String::new(),
+            strict: false,
+            child: None,
+        };
         let began = Instant::now();
         assert!(matches!(trust.client(&hung, &[]).members().await, Err(EtcdError::Unreachable { .. })));
         assert!(began.elapsed() < LIMIT * 2, "{:?}", began.elapsed());

@@ -20,7 +20,7 @@ pub use api::{JoinTarget, Joined};
 pub use binary::{Source, version_of};
 pub use diagnose::{Cause, diagnose};
 pub use env_file::EnvFile;
-pub use etcd::{Etcd, EtcdError, Health, Member, MemberId, MemberState, Vote, members, promote_here};
+pub use etcd::{Etcd, EtcdError, Health, Member, MemberId, MemberState, Removal, Vote, members, promote_here};
 pub use flags::Flags;
 pub use joined::settled;
 pub use preflight::{cluster_preflight, preflight};

@@ -1,5 +1,7 @@
 //! What etcd bears. Pure arithmetic over live state.
 
+use std::fmt;
+
 use node::{Error, Result};
 
 use crate::etcd::MemberState;
@@ -41,13 +43,39 @@ impl Quorum {
         if !healthy || !self.is_there() || self.voters < 3 || self.healthy > self.needed() {
             return Ok(());
         }
-        Err(Error::refused(format!(
-            "{} members, {} healthy, {} needed: stopping {name} would lose quorum",
-            self.voters,
-            self.healthy,
-            self.needed()
+        Err(Error::refused(format!("{self}: stopping {name} would lose quorum")).hint(
+            "bring the server back that is not healthy (smartup status names it), or take it out of the cluster if it is gone for ever",
         ))
-        .hint("bring the server back that is not healthy (smartup status names it), or take it out of the cluster if it is gone for ever"))
+    }
+
+    /// Whether one voter may be taken out for ever. `healthy`: whether that one is.
+    ///
+    /// One that is dead already never does harm; a healthy one may go if the rest keeps a quorum, which is etcd's own rule
+    /// (`mayRemoveMember` in its server/etcdserver/server.go). Learners need not be asked for: they have no vote.
+    ///
+    /// # Errors
+    /// Refused, with the sum, when the rest would have no quorum; failed when there is none now: then etcd takes no change.
+    pub fn may_remove(self, name: &str, healthy: bool) -> Result<()> {
+        if !self.is_there() {
+            return Err(Error::failed(format!("{self}: without a quorum etcd cannot take {name} out"))
+                .hint("bring other servers back first; if they are gone for ever, one server starts anew from its data or a snapshot"));
+        }
+        let rest = Self { voters: self.voters.saturating_sub(1), healthy: self.healthy.saturating_sub(usize::from(healthy)) };
+        if rest.voters == 0 {
+            return Err(Error::refused(format!("{name} is the only member: without it there is no cluster"))
+                .hint("smartup reset on it ends the cluster"));
+        }
+        if rest.is_there() {
+            return Ok(());
+        }
+        Err(Error::refused(format!("{self}: removing {name} would leave {rest}"))
+            .hint("bring the server back that is not healthy (smartup status names it), or remove that one first if it is gone for ever"))
+    }
+}
+
+impl fmt::Display for Quorum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} members, {} healthy, {} needed", self.voters, self.healthy, self.needed())
     }
 }
 
@@ -71,7 +99,37 @@ mod tests {
         assert!(Quorum { voters: 1, healthy: 1 }.may_stop("the only one", true).is_ok());
     }
 
+    #[test]
+    fn a_dead_one_may_go_and_a_healthy_one_only_if_the_rest_can_do_without() {
+        let q = Quorum { voters: 3, healthy: 2 };
+        q.may_remove("the dead one", false).unwrap();
+        let e = q.may_remove("node2", true).unwrap_err();
+        assert_eq!(e.what, "3 members, 2 healthy, 2 needed: removing node2 would leave 2 members, 1 healthy, 2 needed");
+        assert_eq!(e.kind, node::Kind::Refused);
+        Quorum { voters: 2, healthy: 2 }.may_remove("the second", true).unwrap();
+        let e = Quorum { voters: 2, healthy: 1 }.may_remove("the dead one", false).unwrap_err();
+        assert_eq!(e.what, "2 members, 1 healthy, 2 needed: without a quorum etcd cannot take the dead one out");
+        assert_eq!(e.kind, node::Kind::Failed, "it is not ours to refuse");
+        let e = Quorum { voters: 1, healthy: 1 }.may_remove("node1", true).unwrap_err();
+        assert_eq!(e.what, "node1 is the only member: without it there is no cluster");
+    }
+
     proptest! {
+        /// Wherever there is a quorum, a dead voter may go, and a healthy one exactly if the rest has a quorum.
+        #[test]
+        fn a_removal_keeps_the_quorum(voters in 1_usize..10, down in 0_usize..10) {
+            let q = Quorum { voters, healthy: voters.saturating_sub(down) };
+            let after = |healthy| Quorum { voters: voters - 1, healthy };
+            if q.healthy < voters {
+                prop_assert_eq!(q.may_remove("x", false).is_ok(), q.is_there());
+                prop_assert!(!q.is_there() || after(q.healthy).is_there());
+            }
+            if q.healthy > 0 {
+                let kept = q.is_there() && voters > 1 && after(q.healthy - 1).is_there();
+                prop_assert_eq!(q.may_remove("x", true).is_ok(), kept);
+            }
+        }
+
         /// With three voters or more, what may stop leaves a quorum, if there was one.
         #[test]
         fn a_quorum_is_kept(voters in 3_usize..10, down in 0_usize..10) {
