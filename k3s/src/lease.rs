@@ -1,0 +1,457 @@
+//! One operation at a time on a cluster: a Lease of coordination.k8s.io/v1, `smartup` in kube-system.
+//!
+//! Every write names the version that it is based on, so of two that write at once one fails. That a holder is dead is judged
+//! by its lease not changing while this process looks on, on its own monotonic clock; the times in it are for people only.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease as Object, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::Client;
+use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use node::{Error, Result};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use crate::ready::{in_words, transient};
+
+const NAMESPACE: &str = "kube-system";
+const NAME: &str = "smartup";
+/// How long a lease lasts after it was seen to change. client-go's default for its leader election, and more than an API behind
+/// a VIP is away when the VIP moves.
+const LASTS: Duration = Duration::from_secs(15);
+/// How often it is renewed.
+const RENEWED: Duration = Duration::from_secs(5);
+/// How often another's lease is looked at, and a failed request repeated.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Who holds the lease; shown to whomever is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// The host it runs on.
+    pub host: String,
+    /// Its process there.
+    pub pid: u32,
+    /// What it does: `remove h3`.
+    pub doing: String,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {} (pid {})", self.doing, self.host, self.pid)
+    }
+}
+
+/// What is to be thought of another's lease.
+#[derive(Debug, PartialEq)]
+enum Judgement {
+    /// Nobody has it.
+    Free,
+    /// It changed under our eyes: this one is alive.
+    Alive(String),
+    /// Too early to say of this one.
+    Unsure(String),
+    /// It has not changed for as long as it lasts.
+    Expired,
+}
+
+/// What was seen of another's lease. Pure: the time comes in.
+#[derive(Default)]
+struct Watched(Option<(LeaseSpec, Instant)>);
+
+impl Watched {
+    fn judge(&mut self, lease: Option<&Object>, now: Instant) -> Judgement {
+        let spec = lease.and_then(|l| l.spec.as_ref());
+        let Some((spec, by)) = spec.and_then(|s| Some((s, s.holder_identity.clone().filter(|h| !h.is_empty())?))) else {
+            self.0 = None;
+            return Judgement::Free;
+        };
+        match &self.0 {
+            None => {
+                self.0 = Some((spec.clone(), now));
+                Judgement::Unsure(by)
+            }
+            Some((seen, _)) if seen != spec => Judgement::Alive(by),
+            Some((_, since)) if now.saturating_duration_since(*since) >= lasts(spec) => Judgement::Expired,
+            Some(_) => Judgement::Unsure(by),
+        }
+    }
+}
+
+/// How long a lease lasts: what its holder says, or else what we would.
+fn lasts(spec: &LeaseSpec) -> Duration {
+    let said = spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0);
+    said.map_or(LASTS, Duration::from_secs)
+}
+
+/// The lease as we take it; `over` is what there was. `now` is for people, and tells this holding of it from any other.
+fn taken(over: Option<Object>, holder: &Holder, now: Timestamp) -> Object {
+    let mut object = over.unwrap_or_else(|| Object {
+        metadata: ObjectMeta { name: Some(NAME.into()), namespace: Some(NAMESPACE.into()), ..ObjectMeta::default() },
+        spec: None,
+    });
+    let before = object.spec.take().and_then(|s| s.lease_transitions);
+    object.spec = Some(LeaseSpec {
+        holder_identity: Some(holder.to_string()),
+        lease_duration_seconds: i32::try_from(LASTS.as_secs()).ok(),
+        acquire_time: Some(MicroTime(now)),
+        renew_time: Some(MicroTime(now)),
+        lease_transitions: Some(before.map_or(0, |n| n.saturating_add(1))),
+        ..LeaseSpec::default()
+    });
+    object
+}
+
+/// Whether both are the same holding, whatever happened to the rest.
+fn same_holding(a: &Object, b: &Object) -> bool {
+    let of = |o: &Object| o.spec.as_ref().map(|s| (s.holder_identity.clone(), s.acquire_time.clone()));
+    of(a) == of(b)
+}
+
+fn holder_of(object: &Object) -> String {
+    object.spec.as_ref().and_then(|s| s.holder_identity.clone()).unwrap_or_else(|| "nobody".into())
+}
+
+/// The right to change the cluster, as long as [`still_ours`](Self::still_ours) says so. Renewed in the background; given back
+/// by [`end`](Self::end), or in the background when it is dropped, or by itself after 15 s when the process ends.
+#[derive(Debug)]
+pub struct Lease {
+    held: Arc<Held>,
+    renewing: JoinHandle<()>,
+    ended: bool,
+}
+
+struct Held {
+    api: Api<Object>,
+    /// As it was written last.
+    object: Mutex<Object>,
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Held")
+    }
+}
+
+/// Why a renewal did not work.
+enum NotRenewed {
+    /// It is somebody else's, or was taken away: for ever.
+    Lost(String),
+    /// The API could not be asked.
+    Unknown(kube::Error),
+}
+
+impl Lease {
+    /// Takes the lease, or says who has it. One that its holder left behind is watched for as long as it lasts (15 s) and then
+    /// taken over; `report` is told so.
+    ///
+    /// # Errors
+    /// Refused when another operation is under way; failed when the API does not answer.
+    pub async fn take(client: &Client, holder: &Holder, report: impl Fn(&str)) -> Result<Self> {
+        let api: Api<Object> = Api::namespaced(client.clone(), NAMESPACE);
+        let mut watched = Watched::default();
+        let cannot = |e: kube::Error| Error::failed(format!("cannot take the lease {NAMESPACE}/{NAME}: {}", in_words(&e)));
+        loop {
+            let found = api.get_opt(NAME).await.map_err(cannot)?;
+            match watched.judge(found.as_ref(), Instant::now()) {
+                Judgement::Alive(by) => {
+                    return Err(Error::refused(format!("another operation is under way on this cluster: {by}"))
+                        .hint(format!("wait until it has ended, and run again; the lease {NAMESPACE}/{NAME} says who holds it")));
+                }
+                Judgement::Unsure(by) => {
+                    report(&format!("looking whether another operation is still under way: {by}"));
+                    sleep(LOOK).await;
+                }
+                Judgement::Free | Judgement::Expired => {
+                    let there = found.is_some();
+                    let object = taken(found, holder, Timestamp::now());
+                    let written = if there {
+                        api.replace(NAME, &PostParams::default(), &object).await
+                    } else {
+                        api.create(&PostParams::default(), &object).await
+                    };
+                    match written {
+                        Ok(object) => return Ok(Self::held(Held { api, object: Mutex::new(object) })),
+                        // somebody was faster, and is looked at next
+                        Err(kube::Error::Api(status)) if status.code == 409 => {}
+                        Err(e) => return Err(cannot(e)),
+                    }
+                }
+            }
+        }
+    }
+
+    fn held(held: Held) -> Self {
+        let held = Arc::new(held);
+        let renewed = Arc::clone(&held);
+        let renewing = tokio::spawn(async move {
+            let mut pause = RENEWED;
+            loop {
+                sleep(pause).await;
+                pause = match renewed.renew().await {
+                    Ok(()) => RENEWED,
+                    Err(NotRenewed::Unknown(_)) => LOOK,
+                    Err(NotRenewed::Lost(_)) => return,
+                };
+            }
+        });
+        Self { held, renewing, ended: false }
+    }
+
+    /// Makes sure, by renewing it, that the lease is still ours: to be asked before each step that takes something away. An API
+    /// that is away is waited for as long as the lease lasts.
+    ///
+    /// # Errors
+    /// Refused when somebody else has taken it; failed when the API cannot be asked.
+    pub async fn still_ours(&self) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            match self.held.renew().await {
+                Ok(()) => return Ok(()),
+                Err(NotRenewed::Unknown(e)) if transient(&e) && began.elapsed() < LASTS => sleep(LOOK).await,
+                Err(NotRenewed::Unknown(e)) => {
+                    return Err(Error::failed(format!("cannot tell whether the lease {NAMESPACE}/{NAME} is still ours: {}", in_words(&e)))
+                        .hint("run the same command again when the API answers; what is done stays done"));
+                }
+                Err(NotRenewed::Lost(to)) => {
+                    return Err(Error::refused(format!("the lease {NAMESPACE}/{NAME} was lost: {to}"))
+                        .hint("another operation may be under way; look at smartup status, and run the same command again to go on"));
+                }
+            }
+        }
+    }
+
+    /// Gives it back.
+    pub async fn end(mut self) {
+        self.ended = true;
+        self.renewing.abort();
+        self.held.release().await;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.renewing.abort();
+        if self.ended {
+            return;
+        }
+        // without a runtime it ends by itself, some seconds later
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let held = Arc::clone(&self.held);
+            runtime.spawn(async move { held.release().await });
+        }
+    }
+}
+
+impl Held {
+    async fn renew(&self) -> Result<(), NotRenewed> {
+        let mut object = self.object.lock().await;
+        loop {
+            let mut next = object.clone();
+            if let Some(spec) = next.spec.as_mut() {
+                spec.renew_time = Some(MicroTime(Timestamp::now()));
+            }
+            match self.api.replace(NAME, &PostParams::default(), &next).await {
+                Ok(written) => {
+                    *object = written;
+                    return Ok(());
+                }
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+                Err(e) => return Err(NotRenewed::Unknown(e)),
+            }
+            // our own write whose answer was lost, somebody's annotation, or another holder
+            match self.api.get_opt(NAME).await.map_err(NotRenewed::Unknown)? {
+                Some(found) if same_holding(&found, &object) => *object = found,
+                Some(found) => return Err(NotRenewed::Lost(format!("it is held by {} now", holder_of(&found)))),
+                None => return Err(NotRenewed::Lost("somebody deleted it".into())),
+            }
+        }
+    }
+
+    /// Deletes it, unless it is somebody else's by now. Where that does not work, it ends by itself.
+    async fn release(&self) {
+        let object = self.object.lock().await;
+        let mut version = object.metadata.resource_version.clone();
+        loop {
+            let ours = Preconditions { resource_version: version, uid: object.metadata.uid.clone() };
+            match self.api.delete(NAME, &DeleteParams::default().preconditions(ours)).await {
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                _ => return,
+            }
+            // a renewal that was given up on its way, or another holder
+            match self.api.get_opt(NAME).await {
+                Ok(Some(found)) if same_holding(&found, &object) => version = found.metadata.resource_version,
+                _ => return,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use node::Kind;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::fake_api::{FakeApi, status};
+
+    const PATH: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/smartup";
+
+    fn holder(host: &str) -> Holder {
+        Holder { host: host.into(), pid: 42, doing: "remove h3".into() }
+    }
+
+    async fn take(api: &FakeApi, host: &str) -> Result<Lease> {
+        Lease::take(&api.client(), &holder(host), |_| ()).await
+    }
+
+    fn holds(api: &FakeApi) -> Value {
+        api.get(PATH).map_or(Value::Null, |l| l["spec"]["holderIdentity"].clone())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_second_is_refused_with_the_firsts_name_until_the_first_ends() {
+        let api = FakeApi::default();
+        let first = take(&api, "h1").await.unwrap();
+        let began = Instant::now();
+        let e = take(&api, "h2").await.unwrap_err();
+        insta::assert_snapshot!(e.what, @"another operation is under way on this cluster: remove h3 on h1 (pid 42)");
+        assert_eq!(e.kind, Kind::Refused);
+        assert!(began.elapsed() <= RENEWED + LOOK, "{:?}", began.elapsed());
+        first.still_ours().await.unwrap();
+        first.end().await;
+        assert!(api.paths().is_empty(), "nothing is left behind");
+        let began = Instant::now();
+        take(&api, "h2").await.unwrap().still_ours().await.unwrap();
+        assert!(began.elapsed() < LOOK);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_dropped_is_given_back() {
+        let api = FakeApi::default();
+        drop(take(&api, "h1").await.unwrap());
+        while !api.paths().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_holders_lease_is_taken_over_whatever_its_clock_said() {
+        for renewed in ["1999-01-01T00:00:00.000000Z", "2999-01-01T00:00:00.000000Z"] {
+            let api = FakeApi::default();
+            let spec = json!({ "holderIdentity": "gone", "leaseDurationSeconds": 15, "renewTime": renewed, "acquireTime": renewed, "leaseTransitions": 4 });
+            api.put(PATH, json!({ "spec": spec }));
+            let (began, said) = (Instant::now(), RefCell::new(Vec::new()));
+            let lease = Lease::take(&api.client(), &holder("h2"), |text| said.borrow_mut().push(text.to_owned())).await.unwrap();
+            assert!((15..17).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+            assert_eq!(holds(&api), "remove h3 on h2 (pid 42)");
+            assert_eq!(api.get(PATH).unwrap()["spec"]["leaseTransitions"], 5);
+            assert_eq!(said.borrow()[0], "looking whether another operation is still under way: gone");
+            lease.still_ours().await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_frozen_for_too_long_finds_out_before_it_does_anything() {
+        let api = FakeApi::default();
+        let first = take(&api, "h1").await.unwrap();
+        // frozen: it does not renew
+        first.renewing.abort();
+        let second = take(&api, "h2").await.unwrap();
+        let e = first.still_ours().await.unwrap_err();
+        insta::assert_snapshot!(e.what, @"the lease kube-system/smartup was lost: it is held by remove h3 on h2 (pid 42) now");
+        assert_eq!(e.kind, Kind::Refused);
+        first.end().await;
+        second.still_ours().await.unwrap();
+        api.remove(PATH);
+        let e = second.still_ours().await.unwrap_err();
+        assert_eq!(e.what, "the lease kube-system/smartup was lost: somebody deleted it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_two_that_find_it_free_at_once_one_gets_it() {
+        let api = FakeApi::default();
+        let (a, b) = tokio::join!(take(&api, "h1"), take(&api, "h2"));
+        assert_eq!([a.is_ok(), b.is_ok()].iter().filter(|ok| **ok).count(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_whose_answer_was_lost_and_a_strangers_annotation_do_no_harm() {
+        let api = FakeApi::default();
+        let lease = take(&api, "h1").await.unwrap();
+        let mut lose = true;
+        api.on(move |objects, asked| {
+            if asked.method == "PUT" && std::mem::take(&mut lose) {
+                objects.change(PATH, |l| l["spec"] = asked.body["spec"].clone());
+                return Some(status(504, "the answer is lost"));
+            }
+            None
+        });
+        lease.still_ours().await.unwrap();
+        api.change(PATH, |l| l["metadata"]["annotations"] = json!({ "a": "b" }));
+        lease.still_ours().await.unwrap();
+        api.change(PATH, |l| l["metadata"]["annotations"] = json!({ "a": "c" }));
+        lease.end().await;
+        assert!(api.paths().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_that_is_away_is_waited_for_but_not_for_ever() {
+        let api = FakeApi::default();
+        let lease = take(&api, "h1").await.unwrap();
+        let back = Instant::now() + Duration::from_secs(10);
+        api.on(move |_, _| (Instant::now() < back).then(|| status(503, "no leader")));
+        lease.still_ours().await.unwrap();
+        api.fail("PUT", PATH, 503);
+        let e = lease.still_ours().await.unwrap_err();
+        assert_eq!(e.what, "cannot tell whether the lease kube-system/smartup is still ours: so it is told to");
+        assert_eq!(e.kind, Kind::Failed);
+    }
+
+    fn object(version: u64, held: bool) -> Object {
+        let spec = LeaseSpec {
+            holder_identity: held.then(|| "x".into()),
+            lease_duration_seconds: Some(15),
+            lease_transitions: i32::try_from(version).ok(),
+            ..LeaseSpec::default()
+        };
+        Object { spec: Some(spec), ..Object::default() }
+    }
+
+    #[test]
+    fn nonsense_in_a_lease_does_not_make_it_end_at_once() {
+        for said in [None, Some(0), Some(-3)] {
+            assert_eq!(lasts(&LeaseSpec { lease_duration_seconds: said, ..LeaseSpec::default() }), LASTS);
+        }
+    }
+
+    proptest! {
+        /// A lease is taken over exactly when it did not change for as long as it lasts, counted from when it was first seen.
+        #[test]
+        fn only_what_stood_still_has_expired(looks in prop::collection::vec((1_u64..8, prop::bool::weighted(0.1)), 1..30)) {
+            let (mut watched, start) = (Watched::default(), Instant::now());
+            let (mut now, mut version) = (0, 0);
+            prop_assert_eq!(watched.judge(Some(&object(0, true)), start), Judgement::Unsure("x".into()));
+            for (seconds, renewed) in looks {
+                now += seconds;
+                version += u64::from(renewed);
+                let judged = watched.judge(Some(&object(version, true)), start + Duration::from_secs(now));
+                let expected = match (version, now) {
+                    (1.., _) => Judgement::Alive("x".into()),
+                    (_, 15..) => Judgement::Expired,
+                    _ => Judgement::Unsure("x".into()),
+                };
+                prop_assert_eq!(judged, expected);
+            }
+            prop_assert_eq!(watched.judge(Some(&object(version, false)), start), Judgement::Free);
+            prop_assert_eq!(watched.judge(None, start), Judgement::Free);
+        }
+    }
+}
