@@ -15,6 +15,8 @@ use crate::run::until;
 use crate::site::{HostPlan, MOST_HOSTS, Plan, Site};
 use crate::{disk, gc, limits, net, place, programs, random};
 
+/// So many hosts boot side by side: a hundred at once would all be late.
+const AT_ONCE: usize = 8;
 const FREE_LIMIT: Duration = Duration::from_secs(2);
 
 /// What a lab is to be like.
@@ -142,11 +144,14 @@ impl Lab {
         Hierarchies::of_machine()?.make_lab(&self.site.id)?;
         net::lay(&self.site, &plan.hosts)?;
         disk::make_layer(&self.site, programs)?;
-        let results: Vec<Result<()>> = std::thread::scope(|scope| {
-            let starts: Vec<_> = self.hosts.iter().map(|host| scope.spawn(|| host.power_on())).collect();
-            starts.into_iter().map(|start| start.join().unwrap_or_else(|_| bail!("starting a host panicked"))).collect()
-        });
-        results.into_iter().collect()
+        for hosts in self.hosts.chunks(AT_ONCE) {
+            let results: Vec<Result<()>> = std::thread::scope(|scope| {
+                let starts: Vec<_> = hosts.iter().map(|host| scope.spawn(|| host.power_on())).collect();
+                starts.into_iter().map(|start| start.join().unwrap_or_else(|_| bail!("starting a host panicked"))).collect()
+            });
+            results.into_iter().collect::<Result<()>>()?;
+        }
+        Ok(())
     }
 
     /// Starts the process that waits for this one's end.

@@ -17,8 +17,8 @@ pub const NETWORK6: Ipv6Addr = Ipv6Addr::new(0xfd79, 0, 0, 0, 0, 0, 0, 0);
 pub const PREFIX6: u8 = 64;
 /// Addresses end in this plus the host's number.
 const FIRST: u8 = 10;
-/// The last host's number; addresses from .100 on are for the probe and for VIPs.
-pub(crate) const MOST_HOSTS: u8 = 80;
+/// The last host's number; in a lab of fewer than 90, addresses from .100 on are for the probe and for VIPs.
+pub(crate) const MOST_HOSTS: u8 = 100;
 const GATEWAY: u8 = 1;
 const PROBE: u8 = 100;
 
@@ -47,7 +47,8 @@ impl Address {
     }
 
     pub(crate) fn host(number: u8) -> Self {
-        Self::ending_in(FIRST + number)
+        let ending = FIRST + number;
+        Self::ending_in(if ending < PROBE { ending } else { ending + 1 })
     }
 }
 
@@ -158,9 +159,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_addresses_end_alike() {
+    fn both_addresses_end_alike_and_no_host_has_the_probes() {
         assert_eq!(Address::host(1).v4.to_string(), "10.79.0.11");
         assert_eq!(Address::host(1).v6.to_string(), "fd79::11");
+        assert_eq!(Address::host(100).v6.to_string(), "fd79::111");
         assert_eq!(Address::probe().v6.to_string(), "fd79::100");
     }
 
