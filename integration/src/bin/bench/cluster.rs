@@ -1,7 +1,8 @@
 //! A cluster of three servers, made with smartup's own commands and timed on the way.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -9,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use integration::{Host, Lab, LabSpec, NETWORK, until};
 
 use crate::clock::now;
+use crate::memory;
 use crate::program::Program;
 
 const READY_LIMIT: Duration = Duration::from_secs(240);
@@ -23,6 +25,41 @@ pub fn vip() -> Ipv4Addr {
 /// The API behind it.
 pub fn api() -> SocketAddr {
     SocketAddr::new(IpAddr::V4(vip()), PORT)
+}
+
+/// The hosts of a cluster.
+#[derive(Debug, Clone, Copy)]
+pub struct Crew<'a> {
+    /// The first one starts it.
+    pub servers: &'a [Host],
+    /// The others.
+    pub agents: &'a [Host],
+}
+
+impl<'a> Crew<'a> {
+    /// Three servers, and all others agents.
+    pub fn of(lab: &'a Lab) -> Self {
+        let (servers, agents) = lab.hosts().split_at(lab.hosts().len().min(3));
+        Self { servers, agents }
+    }
+
+    /// The server that starts the cluster.
+    pub fn first(&self) -> Result<&'a Host> {
+        self.servers.first().context("a cluster has a server")
+    }
+
+    /// All, with their roles, in the order in which they start.
+    pub fn roles(&self) -> impl Iterator<Item = (&'a Host, &'static str)> {
+        let servers = self.servers.iter().map(|host| (host, "server"));
+        servers.chain(self.agents.iter().map(|host| (host, "agent")))
+    }
+}
+
+/// k3s's flags, as smartup sets them.
+pub fn flags(host: &Host, role: &str, first: bool) -> String {
+    let init = if first { "--cluster-init " } else { "" };
+    let server = format!("{init}--tls-san={} --https-listen-port={PORT} ", vip());
+    format!("{}--node-ip={} --flannel-iface=eth0", if role == "server" { &server } else { "" }, host.ipv4())
 }
 
 /// Where the time of one `init` or `join` went.
@@ -78,10 +115,13 @@ pub fn make(program: &Program) -> Result<(Lab, Timings)> {
     let arguments = ["smartup", "init", "--vip", &address];
     let over = AtomicBool::new(false);
     let (init, memory) = std::thread::scope(|scope| {
-        let memory = scope.spawn(|| peak_memory(h1, &over));
+        let memory = scope.spawn(|| {
+            let network = memory::network(Path::new(&format!("/proc/{}", h1.leader()?)))?;
+            Some(memory::peak(&network, Some("smartup"), &over).largest)
+        });
         let init = timed(h1, &arguments, "");
         over.store(true, Ordering::Relaxed);
-        (init, memory.join().unwrap_or(0))
+        (init, memory.join().ok().flatten().unwrap_or(0))
     });
     let ticket = h1.run(["smartup", "ticket", "--role", "server"])?;
     let join = |host| timed(host, &["smartup", "join", "--role", "server", "--ticket", "-"], &ticket);
@@ -115,11 +155,10 @@ fn run(host: &Host, arguments: &[&str], input: &str) -> Result<Duration> {
 fn timed(host: &Host, arguments: &[&str], input: &str) -> Result<Timing> {
     let start = now();
     let took = run(host, arguments, input)?;
-    let [left, ready] = ["InactiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic"].map(|stamp| timestamp(host, stamp));
-    let (left, ready) = (left?, ready?);
+    let Range { start: left, end: ready } = unit_start(host, "server")?;
     ensure!(start <= left && left <= ready && ready <= start + took, "{}: k3s did not start within {arguments:?}", host.name());
     let end = start + took;
-    let node = node_ready(host)?.clamp(ready, end);
+    let node = node_ready(host, host)?.clamp(ready, end);
     Ok(Timing {
         before: left.saturating_sub(start),
         k3s: ready.saturating_sub(left),
@@ -128,56 +167,31 @@ fn timed(host: &Host, arguments: &[&str], input: &str) -> Result<Timing> {
     })
 }
 
-/// Since when the host's node is Ready, as Kubernetes tells it.
-fn node_ready(host: &Host) -> Result<Duration> {
-    let line = "date +%s -d \"$(k3s kubectl get node $0 -o 'jsonpath={.status.conditions[?(@.type==\"Ready\")].lastTransitionTime}')\"";
-    let said = host.run(["sh", "-ec", line, host.name()])?;
+/// Since when a host's node is Ready, as Kubernetes tells a server; waits until it is.
+pub fn node_ready(server: &Host, host: &Host) -> Result<Duration> {
+    let line = "k3s kubectl wait --for=condition=Ready --timeout=0 node/$0 >&2
+        date +%s -d \"$(k3s kubectl get node $0 -o 'jsonpath={.status.conditions[?(@.type==\"Ready\")].lastTransitionTime}')\"";
+    let said = until(&format!("{}'s node Ready", host.name()), READY_LIMIT, || {
+        std::thread::sleep(Duration::from_millis(250));
+        server.run(["sh", "-ec", line, host.name()]).map(Some)
+    })?;
     let since = UNIX_EPOCH + Duration::from_secs(said.trim().parse().with_context(|| format!("the node is Ready since {said:?}"))?);
     Ok(now().saturating_sub(since.elapsed().unwrap_or_default()))
 }
 
-fn timestamp(host: &Host, name: &str) -> Result<Duration> {
-    let said = host.run(["systemctl", "show", "k3s-server", "--value", "-p", name])?;
-    Ok(Duration::from_micros(said.trim().parse().with_context(|| format!("systemd's {name} is {said:?}"))?))
+/// When systemd last began to start k3s in this role, and when k3s said that it was ready.
+pub fn unit_start(host: &Host, role: &str) -> Result<Range<Duration>> {
+    let timestamp = |name: &str| {
+        let said = host.run(["systemctl", "show", &format!("k3s-{role}"), "--value", "-p", name])?;
+        let microseconds = said.trim().parse().with_context(|| format!("systemd's {name} is {said:?}"))?;
+        Ok::<_, anyhow::Error>(Duration::from_micros(microseconds))
+    };
+    Ok(timestamp("InactiveExitTimestampMonotonic")?..timestamp("ActiveEnterTimestampMonotonic")?)
 }
 
-/// The most memory that smartup on this host had resident, asked until it has ended; KiB.
-fn peak_memory(host: &Host, over: &AtomicBool) -> u64 {
-    let mut peak = 0;
-    while !over.load(Ordering::Relaxed) {
-        peak = peak.max(resident(host).unwrap_or(0));
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    peak
-}
-
-/// Read from the machine's side, since processes in the host would cost the time that is being measured.
-fn resident(host: &Host) -> Option<u64> {
-    let network = |process: &Path| std::fs::read_link(process.join("ns/net")).ok();
-    let own = network(Path::new(&format!("/proc/{}", host.leader()?)))?;
-    let processes = std::fs::read_dir("/proc").ok()?.filter_map(|entry| Some(entry.ok()?.path()));
-    let is_smartup = |process: &PathBuf| std::fs::read_to_string(process.join("comm")).is_ok_and(|name| name.trim_end() == "smartup");
-    let smartup = processes.filter(is_smartup).find(|process| network(process).as_ref() == Some(&own))?;
-    peak_of(&std::fs::read_to_string(smartup.join("status")).ok()?)
-}
-
-fn peak_of(status: &str) -> Option<u64> {
-    status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.split_whitespace().next()?.parse().ok()
-}
-
-fn median_of(count: usize, mut measure: impl FnMut() -> Result<Duration>) -> Result<Duration> {
+/// The median of so many measurements.
+pub fn median_of(count: usize, mut measure: impl FnMut() -> Result<Duration>) -> Result<Duration> {
     let mut all = (0..count).map(|_| measure()).collect::<Result<Vec<_>>>()?;
     all.sort();
     all.get(count / 2).copied().context("nothing was measured")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_peak_is_found_in_a_status() {
-        assert_eq!(peak_of("Name:\tsmartup\nVmPeak:\t  99 kB\nVmHWM:\t    4096 kB\nVmRSS:\t 10 kB\n"), Some(4096));
-        assert_eq!(peak_of("Name:\tkthreadd\n"), None);
-    }
 }

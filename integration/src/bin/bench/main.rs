@@ -1,11 +1,18 @@
 //! `bench`: what smartup costs, and how long the API is away when its holder fails, beside Kubernetes' own sample for
 //! keepalived on the same hosts. See `docs/development/performance.md`.
 
+mod ansible;
+mod apply;
 mod ask;
+mod by_hand;
 mod clock;
 mod cluster;
+mod control;
+mod course;
+mod crowd;
 mod failover;
 mod fault;
+mod memory;
 mod outage;
 mod program;
 mod report;
@@ -18,14 +25,18 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
+use ansible::Playbook;
+use apply::{Applied, Runs};
 use ask::{Ask, Asked};
 use cluster::{Timing, Timings, api, vip};
+use course::Course;
+use crowd::Crowd;
 use failover::{Calm, Failover, Scene, Seen};
 use fault::Fault;
 use program::Program;
-use report::{Table, gap, spread, verdict};
+use report::{Table, gap, middle, spread, verdict, yes};
 use side::{Side, Written};
 use watch::Watch;
 
@@ -36,11 +47,14 @@ const BUSY: usize = 4;
 
 /// Measures smartup on lab hosts.
 #[derive(Debug, Parser)]
-#[command(name = "bench", after_help = "Example:\n  bench --runs 1")]
+#[command(name = "bench", after_help = "Examples:\n  bench --runs 1\n  bench --only apply,crowd --markdown")]
 struct Cli {
     /// How often everything is measured, each time on new hosts
     #[arg(long, default_value_t = 3)]
     runs: usize,
+    /// Measure these parts only
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    only: Vec<Part>,
     /// Print Markdown
     #[arg(long)]
     markdown: bool,
@@ -52,6 +66,26 @@ struct Cli {
 enum Cmd {
     #[command(hide = true)]
     Ask(Ask),
+}
+
+/// What can be measured by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// `init`, `join`, and how long the API is away when its holder fails
+    Failover,
+    /// `apply` for four hosts, beside k3s by hand and Ansible
+    Apply,
+    /// `apply` for a hundred hosts
+    Crowd,
+}
+
+/// All that was measured.
+#[derive(Debug, Default)]
+struct Measured {
+    timings: Vec<Timings>,
+    results: [Results; 2],
+    applied: Vec<Applied>,
+    crowds: Vec<Crowd>,
 }
 
 /// All that was measured on one side.
@@ -66,7 +100,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let ended = match cli.command {
         Some(Cmd::Ask(ask)) => ask.run(),
-        None => bench(cli.runs, cli.markdown),
+        None => bench(cli.runs, &cli.only, cli.markdown),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -77,36 +111,54 @@ fn main() -> ExitCode {
     }
 }
 
-fn bench(runs: usize, markdown: bool) -> Result<()> {
+fn bench(runs: usize, only: &[Part], markdown: bool) -> Result<()> {
     let program = Program::find()?;
-    let (mut timings, mut results) = (Vec::new(), [Results::default(), Results::default()]);
+    let playbook = Playbook::find().inspect_err(|error| eprintln!("no Ansible: {error:#}")).ok();
+    let mut measured = Measured::default();
     for run in 1..=runs {
         eprintln!("run {run} of {runs}");
-        // What the runs before have shown is not lost with this one.
-        if let Err(error) = once(&program, &mut timings, &mut results) {
-            print_tables(&program, &timings, &results, markdown)?;
-            return Err(error.context(format!("run {run} of {runs}")));
+        for part in Part::value_variants().iter().filter(|part| only.is_empty() || only.contains(part)) {
+            let ended = match part {
+                Part::Failover => fail_over(&program, &mut measured),
+                Part::Apply => apply::measure(&program, playbook.as_ref()).map(|applied| measured.applied.push(applied)),
+                Part::Crowd => crowd::measure(&program).map(|crowd| measured.crowds.push(crowd)),
+            };
+            // What was measured before is not lost with this one.
+            if let Err(error) = ended {
+                print_tables(&program, &measured, markdown)?;
+                return Err(error.context(format!("run {run} of {runs}")));
+            }
         }
     }
-    print_tables(&program, &timings, &results, markdown)
+    print_tables(&program, &measured, markdown)
 }
 
-fn once(program: &Program, timings: &mut Vec<Timings>, results: &mut [Results; 2]) -> Result<()> {
+fn fail_over(program: &Program, measured: &mut Measured) -> Result<()> {
     let (lab, timing) = cluster::make(program)?;
     eprintln!("three hosts are a cluster: {timing:.2?}");
-    timings.push(timing);
+    measured.timings.push(timing);
     let asked = Asked::start(&lab, lab.host("h1")?, api())?;
     let watch = Watch::start(lab.hosts(), IpAddr::V4(vip()));
     let written = Written::of(&lab)?;
-    for (side, results) in Side::ALL.into_iter().zip(results) {
+    for (side, results) in Side::ALL.into_iter().zip(&mut measured.results) {
         written.put(&lab, side)?;
         measure(&Scene { lab: &lab, asked: &asked, watch: &watch, side }, results)?;
     }
     Ok(())
 }
 
-fn print_tables(program: &Program, timings: &[Timings], results: &[Results; 2], markdown: bool) -> Result<()> {
-    let tables = [program_table(program, timings)?, time_table(timings), outage_table(results), calm_table(results)];
+fn print_tables(program: &Program, measured: &Measured, markdown: bool) -> Result<()> {
+    let Measured { timings, results, applied, crowds } = measured;
+    let mut tables = Vec::new();
+    if !timings.is_empty() {
+        tables.extend([program_table(program, timings)?, time_table(timings), outage_table(results), calm_table(results)]);
+    }
+    if !applied.is_empty() {
+        tables.push(apply_table(applied));
+    }
+    if !crowds.is_empty() {
+        tables.push(crowd_table(crowds));
+    }
     let texts: Vec<String> = tables.iter().map(|table| table.text(markdown)).collect();
     print!("{}", texts.join("\n"));
     Ok(())
@@ -130,10 +182,7 @@ fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
 
 fn program_table(program: &Program, timings: &[Timings]) -> Result<Table> {
     let megabytes = |bytes: usize| format!("{}.{} MB", bytes / 1_000_000, bytes / 100_000 % 10);
-    let starts: Vec<f64> = program.starts()?;
-    let mut sorted = starts;
-    sorted.sort_by(f64::total_cmp);
-    let start = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
+    let start = middle(&program.starts()?);
     let memory = timings.iter().map(|timing| timing.memory).max().unwrap_or_default();
     Ok(Table {
         title: "The program",
@@ -142,7 +191,7 @@ fn program_table(program: &Program, timings: &[Timings]) -> Result<Table> {
             row(["size of the static binary", &megabytes(program.content.len())]),
             row(["the same as xz", &megabytes(program.compressed()?)]),
             row(["start to end of `smartup --version`", &format!("{:.1} ms", start * 1000.0)]),
-            row(["most memory resident in `init`", &format!("{}.{} MiB", memory / 1024, memory % 1024 * 10 / 1024)]),
+            row(["most memory resident in `init`", &mebibytes(memory)]),
         ],
     })
 }
@@ -174,6 +223,84 @@ fn time_table(timings: &[Timings]) -> Table {
             line("`init --dry-run`, nothing to change", collect(|t| t.dry), None),
         ],
     }
+}
+
+fn apply_table(applied: &[Applied]) -> Table {
+    let ours: Vec<&Runs> = applied.iter().map(|a| &a.ours).collect();
+    let ansible: Vec<&Runs> = applied.iter().filter_map(|a| a.ansible.as_ref()).collect();
+    let courses = |of: fn(&Course) -> Duration| {
+        let floor: Vec<_> = applied.iter().map(|a| of(&a.floor)).collect();
+        [floor, ansible.iter().map(|r| of(&r.first)).collect(), ours.iter().map(|r| of(&r.first)).collect()]
+    };
+    let line = |what: &str, of: fn(&Course) -> Duration, aim: Option<u64>| {
+        let [floor, ansible, ours] = courses(of);
+        row([what, &spread(&floor), &measured(&ansible), &spread(&ours), &verdict(&ours, aim.map(Duration::from_millis))])
+    };
+    let ratios: Vec<f64> = applied.iter().map(|a| a.ours.first.api.as_secs_f64() / a.floor.api.as_secs_f64()).collect();
+    let ratio = middle(&ratios);
+    let again = |runs: &[&Runs]| runs.iter().map(|r| r.again).collect::<Vec<_>>();
+    let memory = |runs: &[&Runs], of: fn(&Runs) -> u64| runs.iter().map(|r| of(r)).max().map_or_else(not_measured, mebibytes);
+    Table {
+        title: "Three servers and an agent from one place",
+        head: row(["what", "k3s by hand", "Ansible", "`smartup apply`", "aim"]),
+        rows: vec![
+            line("until the API of all three servers is ready", |c| c.api, None),
+            row(["… compared with k3s by hand", "1", "", &format!("{ratio:.2}"), &format!("≤ 0.65: {}", yes(ratio <= 0.65))]),
+            line("until all four nodes are Ready", |c| c.nodes, None),
+            line("until the command's end", |c| c.end, None),
+            line("… of that, no unit of k3s was starting", |c| c.beside_units, Some(1500)),
+            line("… nor was a node on its way to Ready", |c| c.own, None),
+            row([
+                "again, nothing to change",
+                "",
+                &measured(&again(&ansible)),
+                &spread(&again(&ours)),
+                &verdict(&again(&ours), Some(Duration::from_millis(600))),
+            ]),
+            row([
+                "memory of the control side, largest process",
+                "",
+                &memory(&ansible, |r| r.memory.largest),
+                &memory(&ours, |r| r.memory.largest),
+                "",
+            ]),
+            row([
+                "… of all its processes together",
+                "",
+                &memory(&ansible, |r| r.memory.together),
+                &memory(&ours, |r| r.memory.together),
+                "",
+            ]),
+        ],
+    }
+}
+
+fn crowd_table(crowds: &[Crowd]) -> Table {
+    let times = |of: fn(&Crowd) -> Duration| crowds.iter().map(of).collect::<Vec<_>>();
+    let memory = crowds.iter().map(|c| c.memory).max().unwrap_or_default();
+    let small = yes(memory * 1024 <= 100_000_000);
+    let again = times(|c| c.again);
+    Table {
+        title: "A hundred hosts",
+        head: row(["what", "measured", "aim"]),
+        rows: vec![
+            row(["97 agents join three servers", &spread(&times(|c| c.joined)), ""]),
+            row(["again, nothing to change", &spread(&again), &verdict(&again, Some(Duration::from_secs(5)))]),
+            row(["most memory resident on the control side", &mebibytes(memory), &format!("≤ 100 MB: {small}")]),
+        ],
+    }
+}
+
+fn measured(times: &[Duration]) -> String {
+    if times.is_empty() { not_measured() } else { spread(times) }
+}
+
+fn not_measured() -> String {
+    "not measured".to_owned()
+}
+
+fn mebibytes(kibibytes: u64) -> String {
+    format!("{}.{} MiB", kibibytes / 1024, kibibytes % 1024 * 10 / 1024)
 }
 
 fn outage_table([stock, ours]: &[Results; 2]) -> Table {

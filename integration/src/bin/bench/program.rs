@@ -1,7 +1,7 @@
 //! The program itself: its size, its start, its memory.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -23,6 +23,11 @@ impl Program {
         let path = target.join("x86_64-unknown-linux-gnu/release/smartup");
         let content = std::fs::read(&path).with_context(|| format!("cannot read {}; hint: make", path.display()))?;
         Ok(Self { path, content })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Its size as an archive, bytes.

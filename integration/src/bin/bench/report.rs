@@ -62,8 +62,19 @@ pub fn median(times: &[Duration]) -> Duration {
 /// Whether the median keeps to an aim.
 pub fn verdict(times: &[Duration], aim: Option<Duration>) -> String {
     let Some(aim) = aim else { return String::new() };
-    let holds = median(times) <= aim;
-    format!("≤ {} s: {}", aim.as_secs_f64(), if holds { "yes" } else { "**no**" })
+    format!("≤ {} s: {}", aim.as_secs_f64(), yes(median(times) <= aim))
+}
+
+/// Whether an aim was reached.
+pub fn yes(holds: bool) -> &'static str {
+    if holds { "yes" } else { "**no**" }
+}
+
+/// The median of plain numbers; 0 of none.
+pub fn middle(numbers: &[f64]) -> f64 {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use integration::{Host, Lab};
 
-use crate::cluster::{api, vip};
+use crate::cluster::vip;
 
 const CONFIG: &str = "/etc/keepalived/keepalived.conf";
 const CHECK: &str = "/etc/keepalived/check_apiserver.sh";
@@ -56,7 +56,7 @@ impl Written {
                 }
                 Side::Stock => {
                     host.write(CONFIG, 0o644, stock_config(number == 0))?;
-                    host.write(CHECK, 0o755, stock_check())?;
+                    host.write(CHECK, 0o755, STOCK_CHECK)?;
                     host.run(["rm", "-f", DROP_IN])?;
                 }
             }
@@ -70,41 +70,15 @@ impl Written {
 /// Version 2, an advert each second, a check each 3 s that fails ten times before it counts, and takes 2 from the
 /// priority then; 101 on the first server and 100 on the others.
 fn stock_config(first: bool) -> String {
-    let (state, priority) = if first { ("MASTER", 101) } else { ("BACKUP", 100) };
-    format!(
-        "global_defs {{
-    enable_script_security
-    script_user root
-}}
-vrrp_script api {{
-    script \"{CHECK}\"
-    interval 3
-    fall 10
-    rise 2
-    weight -2
-}}
-vrrp_instance api {{
-    state {state}
-    interface eth0
-    virtual_router_id 51
-    priority {priority}
-    authentication {{
-        auth_type PASS
-        auth_pass 42
-    }}
-    virtual_ipaddress {{
-        {}
-    }}
-    track_script {{
-        api
-    }}
-}}
-",
-        vip()
-    )
+    let (state, priority) = stock_rank(first);
+    let sample = include_str!("../../../ansible/templates/keepalived.conf.j2");
+    sample.replace("{{ state }}", state).replace("{{ priority }}", &priority.to_string()).replace("{{ vip }}", &vip().to_string())
+}
+
+/// How the first server, and each other, begins.
+pub fn stock_rank(first: bool) -> (&'static str, u8) {
+    if first { ("MASTER", 101) } else { ("BACKUP", 100) }
 }
 
 /// Whatever the API says is good enough, 401 and 500 too.
-fn stock_check() -> String {
-    format!("#!/bin/sh\nexec curl --silent --insecure --max-time 2 --output /dev/null https://localhost:{}/\n", api().port())
-}
+const STOCK_CHECK: &str = include_str!("../../../ansible/templates/check_apiserver.sh.j2");
