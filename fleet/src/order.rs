@@ -749,13 +749,11 @@ mod tests {
                             let new = !fake.ca;
                             queue[host].push(surveyed(usize::from(new || fake.changed), new && !b.first));
                         }
-                        ToNode::Go { settle } => {
-                            if fake.ca || (firsts == 1 && host == 0) {
-                                if host < servers { prop_assert!(busy.is_empty(), "{busy:?} and {host}"); busy.insert(host); queue[host].push(joined()); }
-                                else { prop_assert!(busy.is_subset(&voters), "{busy:?}"); }
-                                if settle { queue[host].push(FromNode::Settled); }
-                                queue[host].push(done());
-                            }
+                        ToNode::Go { settle } if fake.ca || (firsts == 1 && host == 0) => {
+                            if host < servers { prop_assert!(busy.is_empty(), "{busy:?} and {host}"); busy.insert(host); queue[host].push(joined()); }
+                            else { prop_assert!(busy.is_subset(&voters), "{busy:?}"); }
+                            if settle { queue[host].push(FromNode::Settled); }
+                            queue[host].push(done());
                         }
                         ToNode::Ticket { .. } => {
                             if host < servers {

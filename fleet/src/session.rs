@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use node::{Context as _, Error, Result};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -147,14 +148,12 @@ async fn run(connection: &Connection, program: &LocalFile, job: &Job) -> Result<
     };
     // where there is no program to read it, it is lost, and sent again
     let _ = write(&mut stdin, &ToNode::Job(job.clone())).await;
-    let mut line = String::new();
-    stdout.read_line(&mut line).await.context("cannot read what the host says")?;
+    let line = read_line(&mut stdout).await?.unwrap_or_default();
     if line.trim() == "absent" {
-        line.clear();
-        stdout.read_line(&mut line).await.context("cannot read what the host says")?;
-        return Ok(Run::Absent { arch: line.trim().to_owned() });
+        let arch = read_line(&mut stdout).await?.unwrap_or_default();
+        return Ok(Run::Absent { arch: harmless(arch.trim()) });
     }
-    if let Ok(first) = serde_json::from_str(&line) {
+    if let Ok(first) = understand(&line) {
         return Ok(Run::Started(Box::new(Started { process, stdin, stdout, first, sent: None })));
     }
     drop((stdin, stdout));
@@ -162,18 +161,49 @@ async fn run(connection: &Connection, program: &LocalFile, job: &Job) -> Result<
     Err(not_started(connection, &exit, &line, &process.stderr()))
 }
 
+/// The next thing that the node says; None at its end.
 async fn read(stdout: &mut Stdout) -> Result<Option<FromNode>> {
     loop {
-        let mut line = String::new();
-        if stdout.read_line(&mut line).await.context("cannot read what the host says")? == 0 {
-            return Ok(None);
-        }
-        match serde_json::from_str(&line) {
+        let Some(line) = read_line(stdout).await? else { return Ok(None) };
+        match understand(&line) {
             Ok(message) => return Ok(Some(message)),
             // only the place is told: the line itself may hold a secret
             Err(e) => tracing::warn!("a line from the host is not understood, column {}", e.column()),
         }
     }
+}
+
+/// The longest line that is taken from a host, in bytes: far more than any diff, far less than would be felt here.
+const LONGEST: u64 = 16 << 20;
+
+async fn read_line(stdout: &mut Stdout) -> Result<Option<String>> {
+    let mut line = String::new();
+    let n = stdout.take(LONGEST).read_line(&mut line).await.context("cannot read what the host says")?;
+    if n > 0 && !line.ends_with('\n') && u64::try_from(n).is_ok_and(|n| n == LONGEST) {
+        return Err(Error::failed("the host says more in one line than smartup ever does"));
+    }
+    Ok((n > 0).then_some(line))
+}
+
+/// A message, with nothing in it that would move a terminal's cursor: the host may not be ours any more.
+fn understand(line: &str) -> serde_json::Result<FromNode> {
+    let mut value: Value = serde_json::from_str(line)?;
+    defuse(&mut value);
+    serde_json::from_value(value)
+}
+
+fn defuse(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = harmless(text),
+        Value::Array(all) => all.iter_mut().for_each(defuse),
+        Value::Object(all) => all.values_mut().for_each(defuse),
+        _ => {}
+    }
+}
+
+/// A text without what moves a cursor, but line breaks and tabs.
+fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
 async fn write(stdin: &mut Stdin, message: &ToNode) -> std::io::Result<()> {
@@ -201,7 +231,7 @@ async fn pump(mut stdin: Stdin, mut orders: UnboundedReceiver<ToNode>) {
 }
 
 fn not_started(connection: &Connection, exit: &Exit, line: &str, stderr: &str) -> Error {
-    let (user, stderr) = (connection.user(), stderr.trim());
+    let (user, stderr) = (connection.user(), harmless(stderr.trim()));
     if stderr.contains("sudo") {
         return Error::failed(format!("{user} may not use sudo without a password there: {stderr}"))
             .hint(format!("let {user} do so (`{user} ALL=(ALL) NOPASSWD: ALL` in sudoers), or log in as root (ssh: {{user: root}})"));
@@ -209,13 +239,13 @@ fn not_started(connection: &Connection, exit: &Exit, line: &str, stderr: &str) -
     if *exit == Exit::Lost {
         return Error::failed("the connection was lost before smartup ran there").hint("run again");
     }
-    let said = if stderr.is_empty() { line.trim() } else { stderr };
+    let said = if stderr.is_empty() { harmless(line.trim()) } else { stderr };
     Error::failed(format!("smartup cannot be run there: {said}"))
         .hint(format!("{} must allow programs to be run (not mounted noexec), and the login must not print anything", upload::FOLDER))
 }
 
 fn ended(connection: &Connection, exit: &Exit, stderr: &str) -> Error {
-    let stderr = stderr.trim();
+    let stderr = harmless(stderr.trim());
     match exit {
         Exit::Lost => Error::failed("the connection was lost in the middle of the work; how far it came is unknown")
             .hint("run again: it goes on where it was; while smartup still runs there, it says so"),
@@ -224,5 +254,18 @@ fn ended(connection: &Connection, exit: &Exit, stderr: &str) -> Error {
             let e = Error::failed(format!("smartup ended there without a word (exit {code}): {stderr}"));
             e.hint(format!("please report this; run again as {} on the host itself to see more", connection.user()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use node::Event;
+
+    #[test]
+    fn what_a_host_says_does_not_move_the_cursor() {
+        let line = r#"{"say":"event","event":{"event":"warning","what":"a\u001b[2Jb\nc\td\u0007\u009b"}}"#;
+        let FromNode::Event { event: Event::Warning { what, .. } } = understand(line).unwrap() else { panic!() };
+        assert_eq!(what, "a\u{fffd}[2Jb\nc\td\u{fffd}\u{fffd}");
     }
 }
