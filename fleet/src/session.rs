@@ -202,7 +202,7 @@ fn defuse(value: &mut Value) {
 }
 
 /// A text without what moves a cursor, but line breaks and tabs.
-fn harmless(text: &str) -> String {
+pub(crate) fn harmless(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 

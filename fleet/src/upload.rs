@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 
+use crate::session::harmless;
 use crate::ssh::{Connection, Exit};
 
 /// Where smartup keeps programs on a host. Not in `/tmp`, which may be mounted noexec; only root can get at it.
@@ -127,7 +128,7 @@ pub(crate) async fn send(connection: &Connection, file: &LocalFile, name: &str, 
         Exit::Code(0) => copied.context(what()),
         Exit::Code(DAMAGED) => Err(Error::failed(format!("{} arrived damaged", file.path.display())).hint("run again")),
         Exit::Lost => Err(Error::failed("the connection was lost while sending a file")),
-        Exit::Code(_) | Exit::Signal(_) => Err(Error::failed(format!("{}: {}", what(), process.stderr().trim()))
+        Exit::Code(_) | Exit::Signal(_) => Err(Error::failed(format!("{}: {}", what(), harmless(process.stderr().trim())))
             .hint(format!("is there room on the host, and may {FOLDER} be written?"))),
     }
 }
@@ -153,7 +154,7 @@ pub(crate) async fn remove(connection: &Connection, file: &LocalFile, name: &str
     let mut process = connection.exec(&as_root(connection, &script)).await?;
     match process.wait().await {
         Exit::Code(0) => Ok(()),
-        _ => Err(Error::failed(format!("cannot remove {}: {}", file.remote_path(name), process.stderr().trim()))),
+        _ => Err(Error::failed(format!("cannot remove {}: {}", file.remote_path(name), harmless(process.stderr().trim())))),
     }
 }
 
