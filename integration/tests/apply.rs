@@ -168,3 +168,54 @@ fn flags_change(lab: &Lab, control: &Control<'_>, top: &str, listed: &[&str], se
     }
     control.is_settled()
 }
+
+/// Hosts that are reached in other ways: as somebody who is not root, through another host, without k3s, of another processor.
+#[test]
+fn one_server_grows_to_three() -> Result<()> {
+    let lab = Lab::up(&LabSpec::hosts(5))?;
+    let [h1, h2, h3, h4] = ["h1", "h2", "h3", "h4"].map(|h| lab.host(h).expect("there are five hosts"));
+    let first = "h1, role: server, ssh: {user: admin}";
+    let control = Control::on(&lab, "h5", &yaml("", &[first]))?;
+
+    // not root: sudo, and without a password
+    h1.sh("useradd -m admin; install -D -o admin -m 600 /root/.ssh/authorized_keys ~admin/.ssh/authorized_keys; chown -R admin ~admin")?;
+    let said = control.apply(&[])?;
+    ensure!(said.code == 1 && said.stdout.starts_with("h1: admin may not use sudo without a password"), "{}{}", said.stdout, said.stderr);
+    ensure!(said.stdout.contains("hint: let admin do so (`admin ALL=(ALL) NOPASSWD: ALL` in sudoers)"), "{}", said.stdout);
+    h1.write("/etc/sudoers.d/admin", 0o440, "admin ALL=(ALL) NOPASSWD: ALL\n")?;
+    control.applied(&[])?;
+    is_one_cluster(&[h1], &[])?;
+    ensure!(h1.run(["stat", "-c", "%U", "/var/lib/smartup/membership.json"])?.trim() == "root");
+
+    // two servers and an agent at once. h2 is reached through h1 alone
+    control.host.cut(h2)?;
+    // h3 has a second address, which is to be its own
+    h3.run(["ip", "addr", "add", "10.79.0.113/24", "dev", "eth0"])?;
+    // h4 has no k3s, and looks like another processor; nothing may be run from its /tmp
+    h4.run(["rm", "/usr/local/bin/k3s"])?;
+    h4.run(["mount", "-t", "tmpfs", "-o", "noexec", "tmp", "/tmp"])?;
+    h4.write("/usr/local/bin/uname", 0o755, "#!/bin/sh\necho aarch64\n")?;
+    let listed = |agent: &str| {
+        let third = "h3, role: server, nodeIp: 10.79.0.113, interface: eth0";
+        yaml("", &[first, "h2, role: server, ssh: {jump: h1}", third, agent])
+    };
+    control.says(&listed("h4, role: agent, interface: eth7, k3s: {path: /usr/local/bin/k3s}"))?;
+    let foreign = control.plan(&["--only", "h4"])?;
+    ensure!(foreign.code == 2 && foreign.stdout.contains("the host's processor is aarch64"), "{}", foreign.stdout);
+    ensure!(foreign.stdout.contains("--binary aarch64=PATH"), "{}", foreign.stdout);
+    let binary = ["--binary", "aarch64=/usr/local/bin/smartup"];
+    let nowhere = control.plan(&[&["--only", "h4"], binary.as_slice()].concat())?;
+    ensure!(nowhere.code == 2 && nowhere.stdout.contains("this host has no interface eth7"), "{}", nowhere.stdout);
+
+    control.says(&listed("h4, role: agent, k3s: {path: /usr/local/bin/k3s}"))?;
+    let said = outcomes(&control.apply(&[binary.as_slice(), &["-o", "json"]].concat())?.checked()?)?;
+    ensure!(said["h1"] == "unchanged" && ["h2", "h3", "h4"].iter().all(|h| said[*h] == "changed"), "{said:?}");
+    is_one_cluster(&[h1, h2, h3], &[h4])?;
+    let report = common::status(h1)?;
+    let address = |name: &str| report["nodes"].as_array().into_iter().flatten().find(|n| n["name"] == name).map(|n| n["address"].clone());
+    ensure!(address("h3") == Some("10.79.0.113".into()), "{report:#}");
+    let sums = [h1, h4].map(|h| h.run(["sha256sum", "/usr/local/bin/k3s"]));
+    let [ours, sent] = sums;
+    ensure!(ours? == sent?, "k3s was sent as it is");
+    control.is_settled()
+}
