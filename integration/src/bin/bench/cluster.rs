@@ -126,15 +126,15 @@ pub fn make(program: &Program) -> Result<(Lab, Timings)> {
     let ticket = h1.run(["smartup", "ticket", "--role", "server"])?;
     let join = |host| timed(host, &["smartup", "join", "--role", "server", "--ticket", "-"], &ticket);
     let joins = [join(h2)?, join(h3)?];
-    settle(&lab)?;
+    settle(lab.hosts())?;
     let again = median_of(5, || run(h1, &arguments, ""))?;
     let dry = median_of(5, || run(h1, &[&arguments[..], &["--dry-run"]].concat(), ""))?;
     Ok((lab, Timings { init: init?, joins, again, dry, memory }))
 }
 
-/// Waits until k3s is ready on every host.
-pub fn settle(lab: &Lab) -> Result<()> {
-    for host in lab.hosts() {
+/// Waits until k3s is ready on every server.
+pub fn settle(servers: &[Host]) -> Result<()> {
+    for host in servers {
         until(&format!("k3s ready on {}", host.name()), READY_LIMIT, || {
             std::thread::sleep(Duration::from_millis(250)); // each question is a process on a busy machine
             let active = host.exec(["systemctl", "is-active", "k3s-server"])?.ok();

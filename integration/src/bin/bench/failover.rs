@@ -121,7 +121,7 @@ impl Scene<'_> {
 
     /// Waits until every server is ready, one of them holds the VIP and the others would take it; gives the holder.
     pub fn steady(&self) -> Result<&Host> {
-        settle(self.lab)?;
+        settle(self.lab.hosts())?;
         let mut last = String::new();
         let holder = until("one holder, and the others ready to take over", STEADY_LIMIT, || {
             std::thread::sleep(Duration::from_millis(100));
