@@ -284,7 +284,6 @@ fn crowd_table(crowds: &[Crowd]) -> Table {
         title: "A hundred hosts",
         head: row(["what", "measured", "aim"]),
         rows: vec![
-            row(["97 agents join three servers, 8 at a time", &spread(&times(|c| c.joined)), ""]),
             row(["again, nothing to change", &spread(&again), &verdict(&again, Some(Duration::from_secs(5)))]),
             row(["most memory resident on the control side", &mebibytes(memory), &format!("≤ 100 MB: {small}")]),
         ],
