@@ -5,22 +5,13 @@ use node::{Error, Result};
 
 use crate::ready::in_words;
 
-/// What there was to delete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Forgotten {
-    /// Whether the node was there.
-    pub node: bool,
-    /// Whether its password was there.
-    pub password: bool,
-}
-
-/// Deletes a node, and the password that k3s keeps for it: a new host of the same name brings another password, and would
-/// be let in only under another name. What is gone already is no error. The host's kubelet must have ended: it would register
+/// Deletes a node, and the password that k3s keeps for it: a new host of the same name brings another one, and would be refused.
+/// What is gone already is no error; answers whether anything was there. The host's kubelet must have ended: it would register
 /// the node again.
 ///
 /// # Errors
 /// When the API does not answer or refuses.
-pub async fn forget(client: &Client, node: &str) -> Result<Forgotten> {
+pub async fn forget(client: &Client, node: &str) -> Result<bool> {
     let gone = |what: String| {
         move |e: kube::Error| match e {
             kube::Error::Api(status) if status.code == 404 => Ok(false),
@@ -33,7 +24,7 @@ pub async fn forget(client: &Client, node: &str) -> Result<Forgotten> {
     let secret = format!("{node}.node-password.k3s");
     let deleted = Api::<Secret>::namespaced(client.clone(), "kube-system").delete(&secret, &DeleteParams::default()).await;
     let password = deleted.map(|_| true).or_else(gone(format!("secret kube-system/{secret}")))?;
-    Ok(Forgotten { node: there, password })
+    Ok(there || password)
 }
 
 #[cfg(test)]
@@ -50,8 +41,11 @@ mod tests {
         api.put("/api/v1/nodes/h4", json!({}));
         api.put("/api/v1/namespaces/kube-system/secrets/h3.node-password.k3s", json!({}));
         let client = api.client();
-        assert_eq!(forget(&client, "h3").await.unwrap(), Forgotten { node: true, password: true });
-        assert_eq!(forget(&client, "h3").await.unwrap(), Forgotten { node: false, password: false });
+        assert!(forget(&client, "h3").await.unwrap());
+        assert_eq!(api.paths(), ["/api/v1/nodes/h4"]);
+        assert!(!forget(&client, "h3").await.unwrap());
+        api.put("/api/v1/namespaces/kube-system/secrets/h3.node-password.k3s", json!({}));
+        assert!(forget(&client, "h3").await.unwrap(), "a password without a node");
         assert_eq!(api.paths(), ["/api/v1/nodes/h4"]);
         api.fail("DELETE", "/api/v1/nodes/h4", 403);
         let e = forget(&client, "h4").await.unwrap_err();

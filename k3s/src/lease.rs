@@ -415,6 +415,66 @@ mod tests {
         assert_eq!(e.kind, Kind::Failed);
     }
 
+    /// What happens to three that want the lease.
+    #[derive(Debug, Clone, Copy)]
+    enum Act {
+        Take(usize),
+        Freeze(usize),
+        Check(usize),
+        End(usize),
+        Wait(u64),
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        let who = 0_usize..3;
+        prop_oneof![
+            4 => who.clone().prop_map(Act::Take),
+            2 => who.clone().prop_map(Act::Freeze),
+            3 => who.clone().prop_map(Act::Check),
+            1 => who.prop_map(Act::End),
+            1 => (0_u64..40).prop_map(Act::Wait),
+        ]
+    }
+
+    /// Plays the acts against a model: who took it last has it, and only from a frozen one can it be taken.
+    async fn play(acts: Vec<Act>) {
+        let api = FakeApi::default();
+        let mut leases: [Option<Lease>; 3] = [None, None, None];
+        let mut owner: Option<(usize, bool)> = None;
+        for act in acts {
+            match act {
+                Act::Take(who) if leases[who].is_none() => {
+                    let taken = take(&api, &format!("h{who}")).await;
+                    assert_eq!(taken.is_ok(), owner.is_none_or(|(_, frozen)| frozen), "{who}: {:?}", taken.err());
+                    if let Ok(lease) = taken {
+                        leases[who] = Some(lease);
+                        owner = Some((who, false));
+                    }
+                }
+                Act::Freeze(who) => {
+                    if let Some(lease) = &leases[who] {
+                        lease.renewing.abort();
+                    }
+                    owner = owner.map(|(by, frozen)| (by, frozen || by == who));
+                }
+                Act::Check(who) => {
+                    if let Some(lease) = &leases[who] {
+                        assert_eq!(lease.still_ours().await.is_ok(), owner.is_some_and(|(by, _)| by == who), "{who}");
+                    }
+                }
+                Act::End(who) => {
+                    if let Some(lease) = leases[who].take() {
+                        lease.end().await;
+                        owner = owner.filter(|(by, _)| *by != who);
+                    }
+                }
+                Act::Wait(seconds) => sleep(Duration::from_secs(seconds)).await,
+                Act::Take(_) => {}
+            }
+            assert_eq!(holds(&api).is_null(), owner.is_none(), "only its owner gives it back");
+        }
+    }
+
     fn object(version: u64, held: bool) -> Object {
         let spec = LeaseSpec {
             holder_identity: held.then(|| "x".into()),
@@ -429,6 +489,15 @@ mod tests {
     fn nonsense_in_a_lease_does_not_make_it_end_at_once() {
         for said in [None, Some(0), Some(-3)] {
             assert_eq!(lasts(&LeaseSpec { lease_duration_seconds: said, ..LeaseSpec::default() }), LASTS);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn nobody_holds_what_another_has_taken(acts in prop::collection::vec(act(), 1..25)) {
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(play(acts));
         }
     }
 

@@ -28,7 +28,7 @@ pub use drain::{CORDON, Cordon, Drained, Options as DrainOptions, PodName, Stays
 pub use env_file::EnvFile;
 pub use etcd::{Etcd, EtcdError, Health, Member, MemberId, MemberState, Removal, Vote, members, promote_here};
 pub use flags::Flags;
-pub use forget::{Forgotten, forget};
+pub use forget::forget;
 pub use joined::settled;
 pub use lease::{Holder, Lease};
 pub use preflight::{cluster_preflight, preflight};
