@@ -139,6 +139,9 @@ impl<'a> Run<'a> {
     }
 }
 
+/// How often a step is applied at most. What was there a moment ago may be away just then, as the API is while the VIP moves.
+const CHANCES: usize = 2;
+
 async fn run_step(step: &dyn Step, host: &Host, mode: Mode) -> Result<(Outcome, Vec<Change>)> {
     let changes = match step.check(host).await? {
         State::Right => return Ok((Outcome::Unchanged, Vec::new())),
@@ -147,13 +150,15 @@ async fn run_step(step: &dyn Step, host: &Host, mode: Mode) -> Result<(Outcome, 
     if mode == Mode::DryRun {
         return Ok((Outcome::WouldChange, changes));
     }
-    step.apply(host).await?;
-    match step.check(host).await? {
-        State::Right => Ok((Outcome::Changed, changes)),
-        State::Differs(left) => {
-            let left: Vec<_> = left.into_iter().map(|c| c.what).collect();
-            Err(Error::failed(format!("was applied but is still not as it should be: {}", left.join("; ")))
-                .hint("something else on this host changes it back; find out what does, then run again"))
+    let mut left = Vec::new();
+    for _ in 0..CHANCES {
+        step.apply(host).await?;
+        match step.check(host).await? {
+            State::Right => return Ok((Outcome::Changed, changes)),
+            State::Differs(again) => left = again,
         }
     }
+    let left: Vec<_> = left.into_iter().map(|c| c.what).collect();
+    Err(Error::failed(format!("was applied but is still not as it should be: {}", left.join("; ")))
+        .hint("something else on this host changes it back; find out what does, then run again"))
 }
