@@ -160,6 +160,10 @@ fn left() -> Error {
     Error::failed("the control side has gone").hint("run the same command again to go on")
 }
 
+/// How long a server that is through waits for etcd to settle, which takes little more than 5 s where all members live. Where
+/// one is dead, it never does, and the next server must not wait for that.
+const SETTLE: Duration = Duration::from_secs(15);
+
 async fn set_up(wish: protocol::Setup, heard: &mut UnboundedReceiver<ToNode>, stop: &CancellationToken, talk: &Talk) -> Result<Value> {
     let timeout = Duration::from_secs(wish.timeout_s);
     let mut host = Host::open(talk.reporter(), stop.clone(), timeout).await?;
@@ -189,13 +193,15 @@ async fn set_up(wish: protocol::Setup, heard: &mut UnboundedReceiver<ToNode>, st
     run.part(&parts.prepare).await?;
     let prepared = run.summary();
     if setup.awaits_ticket {
-        host.waiting("ticket", "its turn to join");
+        host.waiting("ticket", "a server to join");
         let Some(ToNode::Ticket { ticket }) = next(heard, talk).await else { return Err(left()) };
         setup.take(Ticket::parse(&ticket.0)?)?;
-        host.deadline = Instant::now() + timeout;
         setup::judge(&host, &setup.cluster_preflight(&host).await?, &ignore)?;
         // as before, but with the token
         parts = setup.parts(&host).await?;
+        host.waiting("ticket", "its turn to join");
+        let Some(ToNode::Start) = next(heard, talk).await else { return Err(left()) };
+        host.deadline = Instant::now() + timeout;
     }
     let mut run = Run::after(prepared, &host, Mode::Apply, parts.total());
     run.part(&parts.start).await?;
@@ -203,10 +209,12 @@ async fn set_up(wish: protocol::Setup, heard: &mut UnboundedReceiver<ToNode>, st
     if setup.membership.role == Role::Server {
         talk.say(FromNode::Voted);
     }
-    let failed = CancellationToken::new();
+    let (failed, through) = (CancellationToken::new(), CancellationToken::new());
     let rest = async {
         let done = finish(&mut run, &parts, &setup, talk).await;
-        if done.is_err() {
+        if done.is_ok() {
+            through.cancel();
+        } else {
             failed.cancel();
         }
         done
@@ -217,7 +225,7 @@ async fn set_up(wish: protocol::Setup, heard: &mut UnboundedReceiver<ToNode>, st
                 () = k3s::settled() => talk.say(FromNode::Settled),
                 () = failed.cancelled() => {}
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep_until(host.deadline.into()) => {}
+                () = async { through.cancelled().await; tokio::time::sleep(SETTLE).await } => {}
             }
         }
     };
