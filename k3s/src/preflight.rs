@@ -58,10 +58,12 @@ pub async fn cluster_preflight(host: &Host, settings: &Settings) -> Result<Vec<F
     Ok(join(host, settings).await)
 }
 
-/// Whether k3s runs here as part of a cluster.
+/// Whether k3s runs here as part of a cluster. It may be on its way down: the ports are its own until then, and a run that was cut
+/// short may have left it in the middle of a restart.
 async fn takes_part(host: &Host, role: Role) -> Result<bool> {
     let ca = Path::new(if role == Role::Server { paths::SERVER_CA } else { paths::AGENT_CA });
-    Ok(host.systemd.unit(&paths::unit(role)).await?.running() && ca.exists())
+    let unit = host.systemd.unit(&paths::unit(role)).await?;
+    Ok((unit.running() || unit.active == "deactivating") && ca.exists())
 }
 
 async fn join(host: &Host, settings: &Settings) -> Vec<Finding> {
