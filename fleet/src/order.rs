@@ -83,6 +83,8 @@ enum Told {
     Place,
     /// To prepare itself, and to wait for its ticket.
     Prepare,
+    /// Its ticket, to check the cluster with, and to wait for its turn.
+    Ticket,
     /// To go all the way.
     All,
 }
@@ -450,7 +452,17 @@ impl Conductor {
             return vec![self.start(host)];
         }
         match self.tickets.clone() {
-            Some(tickets) => vec![self.hand_over(host, &tickets)],
+            Some(tickets) => {
+                // all of them check the cluster now, so that only the start itself waits for its turn
+                let mut orders: Vec<Order> = Vec::new();
+                for n in self.line.clone() {
+                    if self.seats[n].told == Told::Prepare && self.seats[n].end.is_none() {
+                        orders.push(self.hand_over(n, &tickets));
+                    }
+                }
+                orders.push(self.release(host));
+                orders
+            }
             None if self.no_tickets() => {
                 let rest = self.line.clone();
                 let why = self.why_no_tickets();
@@ -469,8 +481,13 @@ impl Conductor {
 
     fn hand_over(&mut self, host: HostId, tickets: &Tickets) -> Order {
         let seat = &mut self.seats[host];
-        seat.told = Told::All;
+        seat.told = Told::Ticket;
         Order { host, say: ToNode::Ticket { ticket: tickets.for_role(seat.listed.role).clone() } }
+    }
+
+    fn release(&mut self, host: HostId) -> Order {
+        self.seats[host].told = Told::All;
+        Order { host, say: ToNode::Start }
     }
 
     /// The agents, when the servers' stage is done.
@@ -498,10 +515,13 @@ impl Conductor {
         }
         let active = self.selected().filter(|s| is_agent(s) && s.is_released() && s.end.is_none()).count();
         for host in with.into_iter().take(self.parallel.saturating_sub(active)) {
-            orders.push(match self.tickets.clone() {
-                Some(tickets) if self.seats[host].wants_ticket() => self.hand_over(host, &tickets),
-                _ => self.start(host),
-            });
+            match self.tickets.clone() {
+                Some(tickets) if self.seats[host].wants_ticket() => {
+                    orders.push(self.hand_over(host, &tickets));
+                    orders.push(self.release(host));
+                }
+                _ => orders.push(self.start(host)),
+            }
         }
         orders
     }
@@ -566,6 +586,7 @@ mod tests {
             ToNode::Go { settle: false } => "go".into(),
             ToNode::Ticket { ticket } => format!("ticket {}", ticket.0),
             ToNode::Tickets => "tickets?".into(),
+            ToNode::Start => "start".into(),
             ToNode::Stop => "stop".into(),
             other => format!("{other:?}"),
         };
@@ -584,11 +605,11 @@ mod tests {
         }
         assert!(c.is_surveyed());
         assert_eq!(words(&c.go()), ["h1: go", "h2: go, settle", "h3: go", "h4: go", "h5: go"]);
-        assert_eq!(words(&c.heard(0, &joined())), ["h2: ticket s"]);
+        assert_eq!(words(&c.heard(0, &joined())), ["h2: ticket s", "h3: ticket s", "h2: start"]);
         assert!(c.heard(0, &done()).is_empty() && c.heard(1, &joined()).is_empty());
-        assert_eq!(words(&c.heard(1, &FromNode::Settled)), ["h3: ticket s"]);
+        assert_eq!(words(&c.heard(1, &FromNode::Settled)), ["h3: start"]);
         assert!(c.heard(0, &FromNode::Voted).is_empty());
-        assert_eq!(words(&c.heard(2, &FromNode::Voted)), ["h4: ticket a", "h5: ticket a"]);
+        assert_eq!(words(&c.heard(2, &FromNode::Voted)), ["h4: ticket a", "h4: start", "h5: ticket a", "h5: start"]);
         assert!(c.heard(2, &joined()).is_empty());
         for n in 1..5 {
             assert!(!c.is_over());
@@ -610,7 +631,7 @@ mod tests {
         // the one asked cannot, the next one can
         let no = FromNode::NoTickets(Failure { kind: node::Kind::Failed, what: "no".into(), hint: None });
         assert_eq!(words(&c.heard(1, &no)), ["h3: tickets?"]);
-        assert_eq!(words(&c.heard(2, &joined())), ["h1: ticket s"]);
+        assert_eq!(words(&c.heard(2, &joined())), ["h1: ticket s", "h1: start"]);
         c.heard(0, &done());
         assert!(c.is_over());
     }
@@ -755,7 +776,7 @@ mod tests {
                             if settle { queue[host].push(FromNode::Settled); }
                             queue[host].push(done());
                         }
-                        ToNode::Ticket { .. } => {
+                        ToNode::Start => {
                             if host < servers {
                                 prop_assert!(busy.iter().all(|n| *n == 0 && firsts == 1), "{busy:?} and {host}");
                                 busy.insert(host);

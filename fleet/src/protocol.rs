@@ -9,7 +9,8 @@
 //!   Begin            →                          who starts the cluster is known once every server has said what it is
 //!                    ←  events …    Surveyed    all checks passed; what would change. A plan ends here
 //!   Go               →                          packages, files, firewall
-//!   Ticket           →  events …                to those who join, when it is their turn; k3s is started
+//!   Ticket           →  events …                to those who join: the cluster and the wire are checked
+//!   Start            →  events …                when it is their turn; k3s is started
 //!                    ←              Voted       a server is a full member of etcd
 //!                    ←              Joined      a server's API answers: with the tickets for the others
 //!                    ←              Settled     etcd would take the next member
@@ -57,6 +58,8 @@ pub enum ToNode {
         /// As `smartup ticket` prints it.
         ticket: Secret,
     },
+    /// It is this host's turn to join.
+    Start,
     /// A server is asked for the tickets of the cluster that it belongs to.
     Tickets,
     /// End the step under way, start nothing new.
