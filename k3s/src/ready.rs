@@ -14,6 +14,10 @@ use serde::Serialize;
 use crate::settings::{Settings, paths};
 use crate::watch::Watch;
 
+/// The API is on this host or in its network, where an answer takes a millisecond. A question that was asked just before the VIP
+/// came must not hang: the next one is answered.
+const CONNECT: Duration = Duration::from_millis(500);
+
 /// A client for the API from a kubeconfig on this host; through another address (the VIP) if one is given.
 ///
 /// # Errors
@@ -25,7 +29,7 @@ pub async fn client(kubeconfig: &Path, url: Option<&str>) -> Result<Client> {
     if let Some(url) = url {
         config.cluster_url = url.parse().context(what())?;
     }
-    config.connect_timeout = Some(Duration::from_secs(2));
+    config.connect_timeout = Some(CONNECT);
     config.read_timeout = Some(Duration::from_secs(5));
     config.default_retry = false;
     config.proxy_url = None;
