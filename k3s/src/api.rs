@@ -74,6 +74,9 @@ impl JoinTarget<'_> {
             Role::Agent => ("node", "/v1-k3s/config"),
         };
         let answer = client.get(format!("{base}{path}")).basic_auth(user, Some(self.token.password())).send().await.map_err(|e| {
+            if !about_certificate(&e) {
+                return no_answer(e);
+            }
             Error::failed(format!("{base} cannot be asked with the cluster's own CA")).because(e).hint(
                 "if the certificate does not name the VIP: on each server add --tls-san VIP, stop k3s, `k3s certificate rotate`, start it",
             )
@@ -90,4 +93,16 @@ impl JoinTarget<'_> {
             }
         }
     }
+}
+
+/// Whether the connection failed for what the server showed, rather than for the network or a server that is starting.
+fn about_certificate(error: &reqwest::Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(e) = next {
+        if e.to_string().contains("certificate") {
+            return true;
+        }
+        next = e.source();
+    }
+    false
 }

@@ -66,9 +66,28 @@ async fn takes_part(host: &Host, role: Role) -> Result<bool> {
     Ok((unit.running() || unit.active == "deactivating") && ca.exists())
 }
 
-async fn join(host: &Host, settings: &Settings) -> Vec<Finding> {
+/// A server that is busy, or gives up the VIP just now, cuts a connection off; so it is asked this often, as long as the answers
+/// come quickly.
+const ASKED: usize = 3;
+const PATIENCE: Duration = Duration::from_secs(4);
+
+async fn ask(settings: &Settings) -> Result<Joined> {
     let target = JoinTarget { vip: settings.vip, port: settings.port, token: &settings.token };
-    match target.ask(settings.role, || jiff::Timestamp::now().as_second()).await {
+    let began = Instant::now();
+    let mut asked = 1;
+    loop {
+        match target.ask(settings.role, || jiff::Timestamp::now().as_second()).await {
+            Err(e) if e.kind == node::Kind::Failed && asked < ASKED && began.elapsed() < PATIENCE => {
+                asked += 1;
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+async fn join(host: &Host, settings: &Settings) -> Vec<Finding> {
+    match ask(settings).await {
         Err(e) => vec![Finding::fail("cluster", &e)],
         Ok(Joined { clock_ahead, ca, pinned }) => {
             let mut found = vec![leftover(host, Some(&ca)), clock_offset(clock_ahead)];
