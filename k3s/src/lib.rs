@@ -31,7 +31,7 @@ pub use flags::Flags;
 pub use forget::forget;
 pub use joined::settled;
 pub use lease::{Holder, Lease};
-pub use preflight::{cluster_preflight, preflight};
+pub use preflight::{cluster_preflight, fsync, preflight};
 pub use quorum::Quorum;
 pub use ready::{NodeInfo, answers, client, nodes};
 pub use remove::undo;

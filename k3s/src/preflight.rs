@@ -276,8 +276,9 @@ fn owner(inode: &str) -> Option<String> {
     })
 }
 
-/// Writes as etcd does: small appends, each synced (etcd's hardware page measures 2300 bytes with fdatasync).
-fn fsync(dir: &Path) -> Finding {
+/// The check `fsync`: writes as etcd does, small appends, each synced (etcd's hardware page measures 2300 bytes with
+/// fdatasync), for a second at most. The file has no name and is gone afterwards.
+pub fn fsync(dir: &Path) -> Finding {
     match fsync_times(dir) {
         Err(e) => Finding::warn("fsync", format!("cannot measure the disk: {}", e.chain()), "etcd needs a disk that syncs within 10 ms"),
         Ok(times) => {
