@@ -200,7 +200,7 @@ impl Conductor {
                 }
                 self.asked = self.asked.filter(|n| *n != host);
             }
-            FromNode::Event { .. } => return Vec::new(),
+            FromNode::Event { .. } | FromNode::Examined(_) | FromNode::Clock { .. } | FromNode::Knocked { .. } => return Vec::new(),
         }
         self.next()
     }

@@ -17,10 +17,21 @@
 //!                    ←              Done, or at any point Failed
 //! ```
 //!
+//! For [`Job::Doctor`]:
+//!
+//! ```text
+//!   control                         node
+//!   Job              →
+//!                    ←              Examined    what the checks of the host found, and what it is to others
+//!   Clock            →              Clock       several times: what its clock says
+//!   Knock            →              Knocked     which ports of others let it in
+//!                    ←              Done        at the end of the orders: until then its own doors stay open
+//! ```
+//!
 //! The end of the node's input means that the control side has gone: the step under way ends, and nothing new starts.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use cluster::{AdvertInterval, AuthPass, Interface, Port, Role, RouterId, Ticket, Version, Vip, Vrrp};
@@ -62,6 +73,13 @@ pub enum ToNode {
     Start,
     /// A server is asked for the tickets of the cluster that it belongs to.
     Tickets,
+    /// What does its clock say?
+    Clock,
+    /// Try whether these let it in, all at once.
+    Knock {
+        /// Which.
+        at: Vec<Knock>,
+    },
     /// End the step under way, start nothing new.
     Stop,
 }
@@ -81,6 +99,105 @@ pub enum Job {
     },
     /// Hand out the administrator's kubeconfig.
     Kubeconfig,
+    /// Look for what is wrong.
+    Doctor(Box<Doctor>),
+}
+
+/// What is looked for, and what the host is, or is to be, as the cluster's file says it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Doctor {
+    /// Names of checks; empty = all.
+    pub only: Vec<String>,
+    /// Server or agent.
+    pub role: Role,
+    /// The floating address.
+    pub vip: Vip,
+    /// The API's port; None = the default.
+    pub port: Option<Port>,
+    /// Interface of the VIP and the pod network; None = the one whose subnet holds the VIP.
+    pub interface: Option<Interface>,
+    /// The node's own address; None = the interface's.
+    pub node_ip: Option<IpAddr>,
+    /// What the host's own doors answer, which nobody else knows; None = it opens none.
+    pub password: Option<String>,
+}
+
+/// TCP or UDP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A port of a host that others must reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Door {
+    /// Its number.
+    pub port: u16,
+    /// TCP or UDP.
+    pub transport: Transport,
+}
+
+impl fmt::Display for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let transport = if self.transport == Transport::Tcp { "tcp" } else { "udp" };
+        write!(f, "{}/{transport}", self.port)
+    }
+}
+
+/// Where to try to be let in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Knock {
+    /// Where.
+    pub at: SocketAddr,
+    /// TCP or UDP.
+    pub transport: Transport,
+    /// Whether a smartup answers there with the password; otherwise that a connection is taken is enough.
+    pub smartup: bool,
+}
+
+/// What came of a [`Knock`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// It was let in.
+    In,
+    /// The host says that nobody listens there.
+    Refused,
+    /// A host on the way, or a firewall, says that it may not pass.
+    Forbidden,
+    /// Nobody says anything.
+    Silence,
+    /// Somebody answers, but it is not smartup.
+    Stranger,
+    /// This host could not even ask.
+    Not(String),
+}
+
+/// What a host is to the others, and what its own checks found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Examined {
+    /// The findings, in the form of whoever asked.
+    pub findings: serde_json::Value,
+    /// Its part in a cluster; None = none yet.
+    pub member: Option<Member>,
+    /// The floating address and the port of the API of its cluster.
+    pub cluster: Option<(IpAddr, Port)>,
+    /// Whether it has the VIP now.
+    pub holds_vip: bool,
+    /// Its own address; None = it has none in the VIP's subnet.
+    pub address: Option<IpAddr>,
+    /// Its address in the pod network; None = k3s has not made one.
+    pub pod_network: Option<IpAddr>,
+    /// Whether k3s runs here.
+    pub runs: bool,
+    /// The ports that smartup itself listens on, since k3s does not run.
+    pub doors: Vec<Door>,
+    /// Those of them that the host's own firewall does not let in yet.
+    pub shut: Vec<Door>,
 }
 
 /// What a host shall be, as the cluster's file says it.
@@ -209,6 +326,18 @@ pub enum FromNode {
     NoTickets(Failure),
     /// Every voter of etcd has been healthy for as long as etcd asks before it takes another member.
     Settled,
+    /// The host's own checks are made.
+    Examined(Box<Examined>),
+    /// To [`ToNode::Clock`].
+    Clock {
+        /// Milliseconds since 1970.
+        unix_ms: i64,
+    },
+    /// To [`ToNode::Knock`], in its order.
+    Knocked {
+        /// What came of each.
+        answers: Vec<Answer>,
+    },
     /// The job is done.
     Done {
         /// Its result, in the job's own form.
