@@ -3,6 +3,7 @@
 mod apply;
 mod completions;
 pub mod config;
+mod doctor;
 mod init;
 mod join;
 mod kubeconfig;
@@ -57,6 +58,7 @@ enum Command {
     Join(Box<join::Join>),
     Ticket(ticket::Ticket),
     Status(status::Status),
+    Doctor(doctor::Doctor),
     Kubeconfig(kubeconfig::Kubeconfig),
     Reset(reset::Reset),
     Config(config::Config),
@@ -76,6 +78,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Join(c) => c.run(cli.verbose).await,
         Command::Ticket(c) => c.run().await,
         Command::Status(c) => c.run().await,
+        Command::Doctor(c) => c.run(cli.verbose).await,
         Command::Kubeconfig(c) => c.run().await,
         Command::Reset(c) => c.run(cli.verbose).await,
         Command::Config(c) => c.run(),

@@ -1,11 +1,12 @@
 use std::io::{BufRead as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use cluster::{AuthPass, Role, Ticket, Token};
-use fleet::protocol::{self, Begin, FromNode, Job, Kubeconfig, Member, Secret, State, Survey, ToNode, VrrpWire};
+use fleet::protocol::{self, Begin, Door, Examined, FromNode, Job, Kubeconfig, Member, Secret, State, Survey, ToNode, Transport, VrrpWire};
 use k3s::{EnvFile, Source};
 use node::{Context as _, Error, Host, Mode, Reporter, Result, Run};
 use serde_json::Value;
@@ -14,6 +15,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
 use super::{reset, status, ticket};
+use crate::doctor::doors::{self, Doors};
+use crate::doctor::{self, Patient};
 use crate::membership::Membership;
 use crate::setup::{self, Parts, Setup, VrrpWish, Wanted};
 
@@ -124,7 +127,85 @@ async fn work(job: Job, heard: &mut UnboundedReceiver<ToNode>, stop: &Cancellati
             to_json(&reset::undo(&host, packages).await?)
         }
         Job::Kubeconfig => kubeconfig(),
+        Job::Doctor(wish) => examine(*wish, heard, stop, talk).await,
     }
+}
+
+/// The checks of this host; then what others ask, with this host's doors open, until nobody asks any more.
+async fn examine(wish: protocol::Doctor, heard: &mut UnboundedReceiver<ToNode>, stop: &CancellationToken, talk: &Talk) -> Result<Value> {
+    let (only, password) = (wish.only.clone(), wish.password.clone());
+    let patient = Arc::new(Patient::here(Some(wish), stop.clone()).await?);
+    // before the doors are open: their ports should be free
+    let findings = doctor::examine(&patient, &only).await;
+    let password = password.unwrap_or_default();
+    let doors = match &patient.place {
+        Some((_, address)) if !password.is_empty() && !runs(&patient.host).await? => {
+            let wanted = doors::of(patient.role().unwrap_or(Role::Agent), patient.port());
+            Some(Doors::open(*address, &wanted, &password).await)
+        }
+        _ => None,
+    };
+    let open = doors.as_ref().map(|d| d.open.clone()).unwrap_or_default();
+    talk.say(FromNode::Examined(Box::new(examined(&patient, to_json(&findings)?, open).await?)));
+    while let Some(order) = next(heard, talk).await {
+        match order {
+            ToNode::Clock => talk.say(FromNode::Clock { unix_ms: jiff::Timestamp::now().as_millisecond() }),
+            ToNode::Knock { at } => talk.say(FromNode::Knocked { answers: doors::knock(&at, &password).await }),
+            _ => break,
+        }
+    }
+    drop(doors);
+    Ok(Value::Null)
+}
+
+/// Whether a k3s runs here, or is about to: then its ports are left to it.
+async fn runs(host: &Host) -> Result<bool> {
+    for unit in ["k3s-server.service", "k3s-agent.service", "k3s.service"] {
+        if host.systemd.unit(unit).await?.running() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What this host is to the others.
+async fn examined(patient: &Patient, findings: Value, doors: Vec<Door>) -> Result<Examined> {
+    let facts = node::Facts::gather().await?;
+    let saved = patient.membership.as_ref();
+    let vip = patient.vip();
+    let ipv6 = patient.family().is_ipv6();
+    let pod_network = facts.links.iter().find(|l| l.name.as_str() == if ipv6 { "flannel-v6.1" } else { "flannel.1" });
+    Ok(Examined {
+        findings,
+        member: match vip {
+            Some(vip) => member(&patient.host, saved, vip)?,
+            None => None,
+        },
+        cluster: saved.map(|m| (m.vip.addr(), m.port)),
+        holds_vip: vip.is_some_and(|vip| facts.has(vip.addr())),
+        address: patient.place.as_ref().map(|(_, address)| *address),
+        pod_network: pod_network.and_then(|l| l.addrs.first()).map(ipnet::IpNet::addr),
+        runs: runs(&patient.host).await?,
+        shut: shut(patient, &doors).await?,
+        doors,
+    })
+}
+
+/// Those of the open doors that this host's own firewall does not let in now.
+async fn shut(patient: &Patient, doors: &[Door]) -> Result<Vec<Door>> {
+    if doors.is_empty() || !patient.firewall() {
+        return Ok(Vec::new());
+    }
+    let missing: Vec<firewall::RuleState> =
+        firewall::state(&patient.host, &patient.rules()?).await?.into_iter().filter(|r| r.runtime == Some(false)).collect();
+    let covers = |rule: &firewall::Rule, door: &Door| match rule {
+        firewall::Rule::Port { ports, protocol } => {
+            let transport = if *protocol == firewall::Protocol::Tcp { Transport::Tcp } else { Transport::Udp };
+            transport == door.transport && ports.cover(firewall::Ports::one(door.port))
+        }
+        _ => false,
+    };
+    Ok(doors.iter().filter(|d| missing.iter().any(|r| covers(&r.rule, d))).copied().collect())
 }
 
 /// The administrator's kubeconfig as k3s wrote it, and where the API is to be reached.
@@ -257,25 +338,26 @@ async fn nodes(role: Role) -> Vec<protocol::Node> {
 
 /// What this host is.
 fn state(host: &Host, wish: &protocol::Setup) -> Result<State> {
-    let saved = Membership::load()?;
-    let role = saved.as_ref().map(|m| m.role).or_else(by_hand);
-    let member = match role {
-        None => None,
-        Some(role) => Some(Member {
-            role,
-            first: saved.as_ref().map_or_else(|| started_here(role), |m| m.first),
-            ca: ca_hash(role)?,
-            vrrp: match role {
-                Role::Server => setup::spoken_here(host, saved.as_ref(), wish.vip)?.as_ref().map(VrrpWire::of),
-                Role::Agent => None,
-            },
-        }),
-    };
+    let member = member(host, Membership::load()?.as_ref(), wish.vip)?;
     let wants_k3s = match &wish.k3s {
         protocol::K3s::Sent { sha256, size, .. } => !node::has_content(Path::new(k3s::paths::BINARY), sha256, *size)?,
         _ => false,
     };
     Ok(State { name: host.facts.hostname.clone(), member, holds_vip: host.facts.has(wish.vip.addr()), wants_k3s })
+}
+
+/// Its part in a cluster, as smartup wrote it down or as it was set up by hand.
+fn member(host: &Host, saved: Option<&Membership>, vip: cluster::Vip) -> Result<Option<Member>> {
+    let Some(role) = saved.map(|m| m.role).or_else(by_hand) else { return Ok(None) };
+    Ok(Some(Member {
+        role,
+        first: saved.map_or_else(|| started_here(role), |m| m.first),
+        ca: ca_hash(role)?,
+        vrrp: match role {
+            Role::Server => setup::spoken_here(host, saved, vip)?.as_ref().map(VrrpWire::of),
+            Role::Agent => None,
+        },
+    }))
 }
 
 /// The role of a host that was set up by hand, as in the reference: its unit's environment is there, and k3s has run.
