@@ -10,7 +10,7 @@ use cluster::file::HostSpec;
 use fleet::protocol::{self, Answer, Examined, FromNode, Job, ToNode};
 use fleet::session::{Input, converse};
 use futures::future::join_all;
-use node::{Error, Result};
+use node::{Context as _, Error, Result};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -89,15 +89,17 @@ impl Doctor {
         for ((host, line), answer) in lines.into_iter().zip(answers) {
             let name = host.host.to_string();
             let on = |finding| OnHost { host: name.clone(), finding };
-            match answer {
+            let understood = answer.and_then(|said| {
+                let findings: Vec<Finding> = serde_json::from_value(said.findings.clone()).context("its findings are not understood")?;
+                Ok((said, findings))
+            });
+            match understood {
                 Err(e) => found.push(on(Finding { check: "ssh".into(), verdict: Verdict::Fail, what: e.chain(), hint: e.hint })),
-                Ok(said) => {
+                Ok((said, findings)) => {
                     if self.wants("ssh") {
                         found.push(on(Finding::ok("ssh", "smartup runs there")));
                     }
-                    let own: Vec<Finding> = serde_json::from_value(said.findings.clone())
-                        .map_err(|e| Error::failed(format!("{name}: its findings are not understood")).because(e))?;
-                    found.extend(own.into_iter().map(on));
+                    found.extend(findings.into_iter().map(on));
                     seats.push(Seat { name, role: host.role, said, clock: None });
                     there.push(line);
                 }
