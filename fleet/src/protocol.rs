@@ -480,7 +480,11 @@ mod tests {
         let event = FromNode::Event { event: Event::Warning { what: "w".into(), hint: None } };
         let line = serde_json::to_string(&event).unwrap();
         assert_eq!(line, r#"{"say":"event","event":{"event":"warning","what":"w"}}"#);
-        for line in [r#"{"say":"go","settle":true}"#, r#"{"say":"job","job":"reset","packages":true}"#] {
+        for line in [
+            r#"{"say":"go","settle":true}"#,
+            r#"{"say":"job","job":"reset","packages":true}"#,
+            r#"{"say":"knock","at":[{"at":"[fd00::11]:8472","transport":"udp","smartup":true}]}"#,
+        ] {
             let back: ToNode = serde_json::from_str(line).unwrap();
             assert_eq!(serde_json::to_string(&back).unwrap(), line);
         }

@@ -82,9 +82,14 @@ fn each_fault_is_found_by_its_check() -> Result<()> {
     h1.mend(h2)?;
     h2.run(["systemctl", "start", "firewalld"])?;
     h1.sh("firewall-cmd -q --reload")?;
-    let listening = h1.sh("ss -Hltun | awk '{print $5}' | grep -E ':(9443|2379|2380|10250|8472)$' || true")?;
-    ensure!(listening.is_empty(), "the doors are closed again: {listening}");
+    ensure!(listening(h1)?.is_empty(), "the doors are closed again: {}", listening(h1)?);
     before.unchanged(h1)?;
+
+    // also when the control side ends without a word
+    let mut run = control.host.spawn(["smartup", "doctor", "-f", "/root/cluster.yaml"])?;
+    until("h1's doors are open", LONG, || Ok((listening(h1)?.lines().count() == 5).then_some(())))?;
+    run.kill()?;
+    until("h1's doors are closed", LONG, || Ok(listening(h1)?.is_empty().then_some(())))?;
 
     // a whole cluster, from one host and from all
     control.applied(&[])?;
@@ -165,6 +170,11 @@ fn each_fault_is_found_by_its_check() -> Result<()> {
     let found = of_all(&control)?;
     ensure!(found.iter().any(|(v, check, host, _)| v == "fail" && check == "ssh" && host == "h4"), "{found:#?}");
     Ok(())
+}
+
+/// Who listens on the ports that smartup opens doors on.
+fn listening(host: &Host) -> Result<String> {
+    host.sh("ss -Hltun | awk '{print $5}' | grep -E ':(9443|2379|2380|10250|8472)$' || true")
 }
 
 /// The probe's interface.
