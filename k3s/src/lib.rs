@@ -19,6 +19,7 @@ mod remove;
 mod settings;
 mod steps;
 mod unit;
+mod volumes;
 mod watch;
 
 pub use api::{JoinTarget, Joined};
@@ -37,3 +38,4 @@ pub use ready::{NodeInfo, answers, client, nodes};
 pub use remove::undo;
 pub use settings::{Settings, paths};
 pub use steps::{Steps, plan};
+pub use volumes::volumes_on;
