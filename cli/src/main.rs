@@ -1,6 +1,7 @@
 //! smartup: a highly available k3s cluster behind a floating address, from the hosts themselves.
 
 mod commands;
+mod depart;
 mod doctor;
 mod exit;
 mod kubeconfig;

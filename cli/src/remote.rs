@@ -192,6 +192,15 @@ impl Remote {
         }
     }
 
+    /// Whether a host can be logged in to.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn reach(&self, host: &HostSpec) -> Result<()> {
+        ssh::connect(&self.target(host), &self.common.ssh).await?.close().await;
+        Ok(())
+    }
+
     /// Gives one host a job that needs no conversation, and answers its result.
     ///
     /// # Errors

@@ -101,6 +101,26 @@ pub enum Job {
     Kubeconfig,
     /// Look for what is wrong.
     Doctor(Box<Doctor>),
+    /// A server takes itself out of its cluster.
+    Leave(Leave),
+    /// A server takes another host, called by one of these names or addresses, out of the cluster.
+    Remove {
+        /// Names and addresses.
+        called: Vec<String>,
+        /// How.
+        how: Leave,
+    },
+}
+
+/// How a host goes out of its cluster.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Leave {
+    /// Evict pods that nothing brings back, and give up volumes on the host's disk.
+    pub force: bool,
+    /// How long the drain may take, in seconds.
+    pub timeout_s: u64,
+    /// Remove the packages that smartup installed too, where the host undoes what was done there.
+    pub packages: bool,
 }
 
 /// What is looked for, and what the host is, or is to be, as the cluster's file says it.
@@ -485,6 +505,7 @@ mod tests {
             r#"{"say":"job","job":"reset","packages":true}"#,
             r#"{"say":"knock","at":[{"at":"[fd00::11]:8472","transport":"udp","smartup":true}]}"#,
         ] {
+
             let back: ToNode = serde_json::from_str(line).unwrap();
             assert_eq!(serde_json::to_string(&back).unwrap(), line);
         }

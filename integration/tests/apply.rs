@@ -91,7 +91,7 @@ fn from_nothing_to_nothing() -> Result<()> {
     control.says(&yaml(top, &listed[..3]))?;
     let said = control.applied(&[])?;
     ensure!(said.contains("h4 (agent, 10.79.0.14) is in the cluster and not in the file"), "{said}");
-    ensure!(said.contains("kubectl delete node h4") && processes(h4)? == was, "{said}");
+    ensure!(said.contains("smartup remove -f /root/cluster.yaml h4") && processes(h4)? == was, "{said}");
     is_one_cluster(&servers, &[h4])?;
 
     // and all is taken down again

@@ -1,5 +1,5 @@
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -171,7 +171,7 @@ fn report(what: &What, conductor: &Conductor, hosts: &Hosts, plan: bool) -> Resu
     match what.output.output {
         Some(format @ (Format::Json | Format::Yaml)) => output::print(&as_data(conductor, hosts), format, |_| String::new())?,
         _ if what.output.events.is_some() => {}
-        _ => anstream::println!("{}", in_words(conductor, hosts, plan)),
+        _ => anstream::println!("{}", in_words(conductor, hosts, plan, &what.file)),
     }
     // the first cause decides; what was not started because of it has none of its own
     let code = conductor.ends().find_map(|(_, _, end)| match end {
@@ -204,7 +204,7 @@ fn as_data<'a>(conductor: &'a Conductor, hosts: &'a Hosts) -> Vec<HostReport<'a>
 }
 
 /// The report for people: causes first, then what follows from them, then what was done.
-fn in_words(conductor: &Conductor, hosts: &Hosts, plan: bool) -> String {
+fn in_words(conductor: &Conductor, hosts: &Hosts, plan: bool, file: &Path) -> String {
     let mut text = Vec::new();
     for (_, listed, end) in conductor.ends() {
         if let Some(End::Failed { error, .. }) = end {
@@ -235,9 +235,12 @@ fn in_words(conductor: &Conductor, hosts: &Hosts, plan: bool) -> String {
     }
     for node in conductor.strangers() {
         text.push(format!(
-            "{} ({}, {}) is in the cluster and not in the file; it is left alone.\n  To take it out: `smartup reset` there, then here: \
-             kubectl delete node {}",
-            node.name, node.role, node.address, node.name
+            "{} ({}, {}) is in the cluster and not in the file; it is left alone.\n  To take it out: smartup remove -f {} {}",
+            node.name,
+            node.role,
+            node.address,
+            file.display(),
+            node.name
         ));
     }
     text.push(counts(conductor));

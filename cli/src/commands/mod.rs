@@ -7,9 +7,11 @@ mod doctor;
 mod init;
 mod join;
 mod kubeconfig;
+mod leave;
 mod man;
 mod node_job;
-mod reset;
+mod remove;
+pub mod reset;
 mod status;
 mod ticket;
 
@@ -60,6 +62,8 @@ enum Command {
     Status(status::Status),
     Doctor(doctor::Doctor),
     Kubeconfig(kubeconfig::Kubeconfig),
+    Leave(leave::Leave),
+    Remove(remove::Remove),
     Reset(reset::Reset),
     Config(config::Config),
     Completions(completions::Completions),
@@ -80,6 +84,8 @@ pub async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Status(c) => c.run().await,
         Command::Doctor(c) => c.run(cli.verbose).await,
         Command::Kubeconfig(c) => c.run().await,
+        Command::Leave(c) => c.run(cli.verbose).await,
+        Command::Remove(c) => c.run(cli.verbose).await,
         Command::Reset(c) => c.run(cli.verbose).await,
         Command::Config(c) => c.run(),
         Command::Completions(c) => c.run(),

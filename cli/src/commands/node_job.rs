@@ -8,13 +8,14 @@ use clap::Args;
 use cluster::{AuthPass, Role, Ticket, Token};
 use fleet::protocol::{self, Begin, Door, Examined, FromNode, Job, Kubeconfig, Member, Secret, State, Survey, ToNode, Transport, VrrpWire};
 use k3s::{EnvFile, Source};
-use node::{Context as _, Error, Host, Mode, Reporter, Result, Run};
+use node::{Context as _, Error, Host, Lock, Mode, Reporter, Result, Run};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
 use super::{reset, status, ticket};
+use crate::depart;
 use crate::doctor::doors::{self, Doors};
 use crate::doctor::{self, Patient};
 use crate::membership::Membership;
@@ -124,9 +125,18 @@ async fn work(job: Job, heard: &mut UnboundedReceiver<ToNode>, stop: &Cancellati
         Job::Status => to_json(&status::tell(stop.clone()).await?),
         Job::Reset { packages } => {
             let host = Host::open(talk.reporter(), stop.clone(), Duration::from_secs(300)).await?;
-            to_json(&reset::undo(&host, packages).await?)
+            to_json(&reset::undo(&host, packages, &Lock::take(Path::new(Lock::PATH))?).await?)
         }
         Job::Kubeconfig => kubeconfig(),
+        Job::Leave(how) => {
+            let host = Host::open(talk.reporter(), stop.clone(), Duration::from_secs(how.timeout_s)).await?;
+            let (done, _undone) = depart::of_this_server(&host, how.into(), how.packages).await?;
+            to_json(&done)
+        }
+        Job::Remove { called, how } => {
+            let host = Host::open(talk.reporter(), stop.clone(), Duration::from_secs(how.timeout_s)).await?;
+            to_json(&depart::of_another(&host, &called, how.into()).await?)
+        }
         Job::Doctor(wish) => examine(*wish, heard, stop, talk).await,
     }
 }

@@ -97,7 +97,7 @@ impl Reset {
         } else if !self.yes {
             confirm(host)?;
         }
-        undo(host, self.packages).await
+        undo(host, self.packages, &Lock::take(Path::new(Lock::PATH))?).await
     }
 }
 
@@ -127,11 +127,10 @@ impl HostReport {
 ///
 /// # Errors
 /// When not run as root, when another run is under way, or when something cannot be undone.
-pub async fn undo(host: &Host, packages: bool) -> Result<Vec<Undone>> {
+pub async fn undo(host: &Host, packages: bool, _held: &Lock) -> Result<Vec<Undone>> {
     if !host.facts.root {
         return Err(Error::failed("smartup does not run as root").hint("run it with sudo"));
     }
-    let _lock = Lock::take(Path::new(Lock::PATH))?;
     // what `smartup apply` sent here to run; it may be what runs now, and goes on all the same
     if let Err(e) = std::fs::remove_dir_all(upload::FOLDER)
         && e.kind() != std::io::ErrorKind::NotFound
@@ -156,14 +155,18 @@ fn confirm(host: &Host) -> Result<()> {
         text.push('\n');
     }
     if Membership::load()?.is_some_and(|m| m.role == Role::Server) {
-        text.push_str("It is a server: its etcd member stays until it is removed from another server (kubectl delete node).\n");
+        text.push_str("It is a server: its etcd member stays. To take it out of a cluster that goes on: smartup leave\n");
     }
     agree(&text)
 }
 
-fn agree(text: &str) -> Result<()> {
+/// Asks, on a terminal.
+///
+/// # Errors
+/// When the answer is not yes, or there is no terminal to ask on.
+pub fn agree(text: &str) -> Result<()> {
     if !std::io::stdin().is_terminal() {
-        return Err(Error::invalid("reset asks before it undoes anything, and there is no terminal to ask on").hint("give --yes"));
+        return Err(Error::invalid("this asks before it takes anything away, and there is no terminal to ask on").hint("give --yes"));
     }
     eprint!("{text}Go on? [y/N] ");
     std::io::stderr().flush().context("cannot ask")?;
@@ -185,7 +188,8 @@ fn describe(undo: &Undo) -> String {
     }
 }
 
-fn in_words(all: &[Undone]) -> String {
+/// What was undone, for people.
+pub fn in_words(all: &[Undone]) -> String {
     let of = |how| all.iter().filter(move |u| u.how == how);
     let mut text: Vec<String> = of(UndoneHow::Undone).map(|u| u.what.clone()).collect();
     let kept: Vec<_> = of(UndoneHow::Kept).map(|u| format!("  {}", u.what)).collect();
