@@ -105,8 +105,10 @@ impl Step for DropInsStep {
 
     async fn check(&self, host: &Host) -> Result<State> {
         let mut changes = Vec::new();
-        for unit in [paths::UNIT, paths::K3S_UNIT] {
-            if host.systemd.unit(unit).await?.stale {
+        for (unit, drop_in) in [(paths::UNIT, paths::DROP_IN), (paths::K3S_UNIT, paths::K3S_DROP_IN)] {
+            let (state, drop_in) = (host.systemd.unit(unit).await?, Path::new(drop_in));
+            let unread = state.exists() && drop_in.exists() && !state.drop_ins.iter().any(|d| d == drop_in);
+            if state.stale || unread {
                 changes.push(Change::new(format!("make systemd read {unit} again")));
             }
         }

@@ -38,6 +38,8 @@ trait Unit {
     fn fragment_path(&self) -> zbus::Result<String>;
     #[zbus(property(emits_changed_signal = "false"))]
     fn need_daemon_reload(&self) -> zbus::Result<bool>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn drop_in_paths(&self) -> zbus::Result<Vec<PathBuf>>;
 }
 
 #[proxy(interface = "org.freedesktop.systemd1.Service", default_service = "org.freedesktop.systemd1")]
@@ -67,8 +69,11 @@ pub struct UnitState {
     pub file: String,
     /// The unit file; None when there is none.
     pub fragment: Option<PathBuf>,
-    /// Whether a file changed since systemd read it.
+    /// Whether a file changed since systemd read it. A drop-in in a new folder may go unnoticed: systemd looks for it in a list of
+    /// folders that it made before.
     pub stale: bool,
+    /// The drop-ins that systemd has read.
+    pub drop_ins: Vec<PathBuf>,
     /// How often systemd started it again by itself.
     pub restarts: u32,
     /// Its main process; 0 = none.
@@ -138,6 +143,7 @@ impl Systemd {
             file: manager.get_unit_file_state(name).await.unwrap_or_default(),
             fragment: (!fragment.is_empty()).then(|| fragment.into()),
             stale: unit.need_daemon_reload().await.context(what())?,
+            drop_ins: unit.drop_in_paths().await.context(what())?,
             restarts,
             pid,
         })
