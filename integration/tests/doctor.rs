@@ -208,6 +208,13 @@ fn what_an_earlier_k3s_left_is_found() -> Result<()> {
     let h1 = lab.host("h1")?;
     let before = Before::of(h1)?;
     ensure!(on(h1)?.is_empty(), "{:#?}", on(h1)?);
+    // who asks by name gets an answer
+    let asked = done(h1, &["doctor", "--only", "etcd-members,docker,reach"])?;
+    for words in
+        ["etcd-members       smartup has not set up", "docker             there is nothing", "reach              it is made with -f"]
+    {
+        ensure!(asked.contains(&format!("unknown  {words}")), "{asked}");
+    }
     before.unchanged(h1)?;
     h1.sh("ip link add cni0 type bridge; mkdir -p /var/lib/rancher/k3s/agent; touch /var/lib/rancher/k3s/agent/x")?;
     only(&on(h1)?, "warn", "leftovers", "an earlier k3s left folder /var/lib/rancher; interface cni0")?;

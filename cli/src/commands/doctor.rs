@@ -50,7 +50,10 @@ impl Doctor {
         let failed = match Remote::maybe(self.file.as_deref(), self.connect.as_ref(), false)? {
             None => {
                 let patient = Arc::new(Patient::here(None, stop_on_signal()?).await?);
-                let found = examine(&patient, &self.only).await;
+                let mut found = examine(&patient, &self.only).await;
+                let others = self.only.iter().filter(|o| !found.iter().any(|f| f.check == **o));
+                let others: Vec<Finding> = others.map(|o| Finding::unknown(o, "it is made with -f FILE only", None)).collect();
+                found.extend(others);
                 output::print(&found, self.output, |found| print::one(found))?;
                 found.iter().any(|f| f.verdict == Verdict::Fail)
             }

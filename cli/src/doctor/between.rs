@@ -250,7 +250,8 @@ pub fn reached(seats: &[Seat], from: usize, errands: &[Errand], answers: Result<
     let each = wrong.into_iter().map(|((to, fails, why), ports)| {
         let other = to.and_then(|n| seats.get(n));
         let name = other.map_or("the VIP", |o| &o.name);
-        let address = other.and_then(|o| o.said.address).map(|a| format!(" ({a})")).unwrap_or_default();
+        let address = other.and_then(|o| o.said.address).map(|a| a.to_string()).filter(|a| a != name);
+        let address = address.map(|a| format!(" ({a})")).unwrap_or_default();
         let what = format!("to {name}{address}, {}: {why}", ports.join(", "));
         on(
             seat,

@@ -178,6 +178,12 @@ pub async fn examine(patient: &Arc<Patient>, only: &[String]) -> Vec<Finding> {
     }
     found.extend(futures::future::join_all(looks).await.into_iter().flatten());
     found.retain(|f| only.is_empty() || named(&f.check));
+    // who asks by name gets an answer
+    for check in Look::ALL.iter().flat_map(|l| l.checks()).filter(|c| named(c)) {
+        if !found.iter().any(|f| f.check == *check) {
+            found.push(Finding::unknown(check, "there is nothing to look at on this host", None));
+        }
+    }
     found.sort_by_key(Finding::rank);
     found
 }
@@ -203,8 +209,9 @@ async fn of_k3s(patient: &Patient) -> Result<Vec<Finding>> {
         return Err(Error::failed("this host has no address that a node could have"));
     };
     let mut found = from(k3s::preflight(&patient.host, &settings).await?);
-    // on a host that is nothing yet, there is nothing that a unit's flags could contradict; the disk is looked at elsewhere
-    found.retain(|f| f.check != "fsync" && (f.check != "vendor-unit" || patient.role().is_some()));
+    // of a host that is nothing yet there is no part to be confirmed; the disk is looked at elsewhere
+    let known = patient.role().is_some();
+    found.retain(|f| f.check != "fsync" && (known || f.verdict == Verdict::Fail || !["role", "vendor-unit"].contains(&f.check.as_str())));
     Ok(found)
 }
 
