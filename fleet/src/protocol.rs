@@ -505,7 +505,6 @@ mod tests {
             r#"{"say":"job","job":"reset","packages":true}"#,
             r#"{"say":"knock","at":[{"at":"[fd00::11]:8472","transport":"udp","smartup":true}]}"#,
         ] {
-
             let back: ToNode = serde_json::from_str(line).unwrap();
             assert_eq!(serde_json::to_string(&back).unwrap(), line);
         }
