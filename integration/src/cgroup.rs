@@ -129,7 +129,8 @@ fn parse_mounts(mountinfo: &str) -> (Option<PathBuf>, Vec<PathBuf>) {
     let mut v1 = Vec::new();
     for line in mountinfo.lines() {
         let Some((front, back)) = line.split_once(" - ") else { continue };
-        let Some(mount) = front.split(' ').nth(4) else { continue };
+        // systemd-nspawn has the hierarchy in /tmp too for a moment, while it starts a container of another lab
+        let Some(mount) = front.split(' ').nth(4).filter(|mount| mount.starts_with("/sys/fs/cgroup")) else { continue };
         match back.split(' ').next() {
             Some("cgroup2") => unified = unified.or_else(|| Some(PathBuf::from(mount))),
             Some("cgroup") => v1.push(PathBuf::from(mount)),
@@ -229,6 +230,7 @@ mod tests {
 30 26 0:26 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
 31 30 0:27 / /sys/fs/cgroup/cpu rw,relatime shared:3 - cgroup cgroup rw,cpu
 32 30 0:28 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+50 24 0:29 / /tmp/unifiedhaBgdf rw,relatime - cgroup2 cgroup rw
 33 30 0:29 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
 ";
         let (unified, v1) = parse_mounts(mounts);
