@@ -151,6 +151,7 @@ mod tests {
             sub: "x".into(),
             file: file.into(),
             fragment: None,
+            drop_ins: Vec::new(),
             stale: false,
             restarts: 0,
             pid: 1,
