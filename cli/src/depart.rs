@@ -84,7 +84,7 @@ pub async fn of_this_server(host: &Host, options: Options, packages: bool) -> Re
             .hint(format!("on a server: smartup remove {name}; then here: smartup reset")));
     }
     // through the VIP, which is somebody else's in the end
-    let client = admin(Some(&url(&membership))).await?;
+    let client = admin(Some(&membership.vip.api_url(membership.port))).await?;
     let (node, member) = find(&client, std::slice::from_ref(&name)).await?;
     let lease = take(host, &client, &format!("{name} is leaving")).await?;
     let departed = async {
@@ -106,7 +106,7 @@ pub async fn of_this_server(host: &Host, options: Options, packages: bool) -> Re
         Ok(done) => done,
         Err(e) => {
             // where this server stays, it may hold the VIP again
-            host.systemd.start(KEEPALIVED).await?;
+            host.systemd.start(keepalived::paths::UNIT).await?;
             lease.end().await;
             return Err(e);
         }
@@ -118,12 +118,6 @@ pub async fn of_this_server(host: &Host, options: Options, packages: bool) -> Re
         done.push(format!("node {name} removed, with its password"));
     }
     Ok((done, reset::undo(host, packages, &lock).await?))
-}
-
-const KEEPALIVED: &str = "keepalived.service";
-
-fn url(membership: &Membership) -> String {
-    format!("https://{}:{}", membership.vip.url_host(), membership.port)
 }
 
 async fn admin(url: Option<&str>) -> Result<Client> {
@@ -180,8 +174,8 @@ async fn drain(host: &Host, client: &Client, name: &str, options: Options) -> Re
 }
 
 async fn hand_over(host: &Host, membership: &Membership) -> Result<()> {
-    host.systemd.stop(KEEPALIVED).await?;
-    let (kubeconfig, url) = (Path::new(k3s::paths::KUBECONFIG), url(membership));
+    host.systemd.stop(keepalived::paths::UNIT).await?;
+    let (kubeconfig, url) = (k3s::paths::kubeconfig(Role::Server), membership.vip.api_url(membership.port));
     host.wait_for("VIP", "another server at the VIP", async || {
         Ok(match k3s::answers(kubeconfig, &url).await {
             Ok(()) => node::Awaited::Done(()),

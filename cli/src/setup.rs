@@ -235,7 +235,7 @@ impl Setup {
         let k3s = k3s::plan(host, &self.k3s, &self.source).await?;
         let mut prepare = Plan::default();
         if self.keepalived.is_some() {
-            prepare.push(PackageStep { package: "keepalived", program: "keepalived", unit: Some("keepalived.service") });
+            prepare.push(PackageStep { package: "keepalived", program: "keepalived", unit: Some(keepalived::paths::UNIT) });
             prepare.push(PackageStep { package: "curl", program: "curl", unit: None });
         }
         prepare.append(kernel(self.membership.node_ip.is_ipv6())?);
@@ -284,7 +284,7 @@ fn differs(what: String) -> Result<()> {
 
 /// Whether k3s has become part of a cluster here.
 pub fn joined(role: Role) -> bool {
-    Path::new(if role == Role::Server { k3s::paths::SERVER_CA } else { k3s::paths::AGENT_CA }).exists()
+    k3s::paths::ca(role).exists()
 }
 
 /// The token that the unit's environment holds already.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::Invalid;
+use crate::{Invalid, Port};
 
 /// The floating address of the cluster's API, with or without a prefix length.
 ///
@@ -32,11 +32,16 @@ impl Vip {
     }
 
     /// The address as it stands in a URL: IPv6 in brackets.
-    pub fn url_host(&self) -> String {
+    fn url_host(&self) -> String {
         match self.addr {
             IpAddr::V4(a) => a.to_string(),
             IpAddr::V6(a) => format!("[{a}]"),
         }
+    }
+
+    /// Where the API is reached through it.
+    pub fn api_url(&self, port: Port) -> String {
+        format!("https://{}:{port}", self.url_host())
     }
 
     /// Puts the VIP into the subnet of `own`, an address of the interface, and answers the address with its prefix.
@@ -183,6 +188,7 @@ mod tests {
     fn stands_in_a_url() {
         assert_eq!(vip("fd00::10/64").url_host(), "[fd00::10]");
         assert_eq!(vip("10.0.0.10/24").url_host(), "10.0.0.10");
+        assert_eq!(vip("fd00::10/64").api_url(Port::API), "https://[fd00::10]:9443");
     }
 
     proptest::proptest! {

@@ -317,7 +317,7 @@ impl Conductor {
     fn place(&mut self) -> Vec<Order> {
         if !self.placed {
             if self.seats.iter().any(|s| s.is_server() && s.state.is_none() && s.end.is_none()) {
-                return self.begin_agents();
+                return self.begin();
             }
             self.placed = true;
             if let Err(error) = self.decide() {
@@ -331,26 +331,20 @@ impl Conductor {
                 return Vec::new();
             }
         }
-        let mut orders = self.begin_agents();
-        for (host, seat) in self.seats.iter_mut().enumerate() {
-            if let (true, true, Told::Job, Some(state), None) = (seat.listed.selected, seat.is_server(), seat.told, &seat.state, &seat.end)
-            {
-                seat.told = Told::Place;
-                let first = Some(host) == self.founder || state.member.as_ref().is_some_and(|m| m.first && m.ca.is_some());
-                let vrrp = if seat.ca().is_none() { self.vrrp.clone() } else { None };
-                orders.push(Order { host, say: ToNode::Begin(Begin { first, vrrp }) });
-            }
-        }
-        orders
+        self.begin()
     }
 
-    fn begin_agents(&mut self) -> Vec<Order> {
+    /// Tells those who have said what they are their place: agents at once, servers when it is decided.
+    fn begin(&mut self) -> Vec<Order> {
         let mut orders = Vec::new();
         for (host, seat) in self.seats.iter_mut().enumerate() {
-            if seat.listed.selected && !seat.is_server() && seat.told == Told::Job && seat.state.is_some() && seat.end.is_none() {
-                seat.told = Told::Place;
-                orders.push(Order { host, say: ToNode::Begin(Begin { first: false, vrrp: None }) });
-            }
+            let waits = seat.listed.selected && seat.told == Told::Job && seat.end.is_none() && (self.placed || !seat.is_server());
+            let Some(state) = seat.state.as_ref().filter(|_| waits) else { continue };
+            let began = state.member.as_ref().is_some_and(|m| m.first && m.ca.is_some());
+            let first = seat.is_server() && (Some(host) == self.founder || began);
+            let vrrp = self.vrrp.clone().filter(|_| seat.is_server() && seat.ca().is_none());
+            seat.told = Told::Place;
+            orders.push(Order { host, say: ToNode::Begin(Begin { first, vrrp }) });
         }
         orders
     }

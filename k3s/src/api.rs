@@ -36,7 +36,7 @@ impl JoinTarget<'_> {
     /// # Errors
     /// Failed when nobody answers; invalid when the CA is not the token's or the token is refused.
     pub async fn ask(&self, role: Role, now: impl Fn() -> i64) -> Result<Joined> {
-        let base = format!("https://{}:{}", self.vip.url_host(), self.port);
+        let base = self.vip.api_url(self.port);
         let no_answer = |e: reqwest::Error| {
             Error::failed(format!("no server answers at {base}")).because(e).hint(
                 "is the first server up (smartup status there), is the VIP right, and may this host reach that port through the firewall?",

@@ -61,9 +61,8 @@ pub async fn cluster_preflight(host: &Host, settings: &Settings) -> Result<Vec<F
 /// Whether k3s runs here as part of a cluster. It may be on its way down: the ports are its own until then, and a run that was cut
 /// short may have left it in the middle of a restart.
 async fn takes_part(host: &Host, role: Role) -> Result<bool> {
-    let ca = Path::new(if role == Role::Server { paths::SERVER_CA } else { paths::AGENT_CA });
     let unit = host.systemd.unit(&paths::unit(role)).await?;
-    Ok((unit.running() || unit.active == "deactivating") && ca.exists())
+    Ok((unit.running() || unit.active == "deactivating") && paths::ca(role).exists())
 }
 
 /// A server that is busy, or gives up the VIP just now, cuts a connection off; so it is asked this often, as long as the answers

@@ -164,7 +164,7 @@ async fn keep<'a>(kept: &'a mut Option<Client>, kubeconfig: &Path, url: Option<&
 
 /// The kubeconfig of a role, or why there is none yet.
 fn kubeconfig(role: Role) -> Result<&'static Path, String> {
-    let path = Path::new(if role == Role::Server { paths::KUBECONFIG } else { paths::KUBELET_CONFIG });
+    let path = paths::kubeconfig(role);
     if path.exists() { Ok(path) } else { Err(format!("k3s has not written {} yet", path.display())) }
 }
 

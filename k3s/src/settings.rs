@@ -7,7 +7,7 @@ use crate::Flags;
 
 /// Where k3s and the reference keep things.
 pub mod paths {
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     use cluster::Role;
 
@@ -31,6 +31,16 @@ pub mod paths {
     pub const UPSTREAM_CONFIG: &str = "/etc/rancher/k3s/config.yaml";
     /// Where the binary goes when smartup installs it.
     pub const BINARY: &str = "/usr/local/bin/k3s";
+
+    /// The CA of the cluster that k3s has become part of in this role; there from then on.
+    pub fn ca(role: Role) -> &'static Path {
+        Path::new(if role == Role::Server { SERVER_CA } else { AGENT_CA })
+    }
+
+    /// What this host asks the API with in this role.
+    pub fn kubeconfig(role: Role) -> &'static Path {
+        Path::new(if role == Role::Server { KUBECONFIG } else { KUBELET_CONFIG })
+    }
 
     /// The unit of a role, in the reference's names (7.4.1).
     pub fn unit(role: Role) -> String {
@@ -95,7 +105,7 @@ impl Settings {
 
     /// Where joiners reach the API: through the VIP.
     pub fn url(&self) -> String {
-        format!("https://{}:{}", self.vip.url_host(), self.port)
+        self.vip.api_url(self.port)
     }
 
     /// The pod and service networks, whose packets the firewall must trust.

@@ -89,8 +89,11 @@ fn fill(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
     Ok(n)
 }
 
-/// SHA-256 of a file of any size.
-pub(crate) fn hash(path: &Path) -> std::io::Result<String> {
+/// SHA-256 of a file of any size, in hexadecimal.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn hash(path: &Path) -> std::io::Result<String> {
     let mut file = File::open(path)?;
     let mut sum = Sha256::new();
     let mut buffer = vec![0; 1 << 18];

@@ -1,4 +1,4 @@
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -119,7 +119,7 @@ async fn run(what: &What, remote: &Remote, timeout: Option<Duration>, verbose: u
     let agree = async |conductor: &Conductor| {
         let mut hosts = hosts.borrow_mut();
         hosts.print_warnings();
-        agreed == Some(true) || hosts.quietly(|| ask(&summary_before(conductor, &hosts)))
+        agreed == Some(true) || hosts.quietly(|| output::ask(&summary_before(conductor, &hosts)).unwrap_or(false))
     };
     let stop = stop_twice()?;
     let conductor =
@@ -156,15 +156,8 @@ fn summary_before(conductor: &Conductor, hosts: &Hosts) -> String {
         };
         lines.push(format!("  {} ({}): {what}", listed.name, listed.role));
     }
-    lines.push("smartup plan shows it in full. Go on? [y/N] ".into());
+    lines.push("smartup plan shows it in full. ".into());
     lines.join("\n")
-}
-
-fn ask(text: &str) -> bool {
-    eprint!("{text}");
-    let mut answer = String::new();
-    let asked = std::io::stderr().flush().and_then(|()| std::io::stdin().read_line(&mut answer));
-    asked.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
 fn report(what: &What, conductor: &Conductor, hosts: &Hosts, plan: bool) -> Result<ExitCode> {

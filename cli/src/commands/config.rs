@@ -49,8 +49,7 @@ impl Config {
 /// Reads a file, `-` for stdin, with the environment's variables; what is allowed but hardly meant is said on stderr.
 pub fn load(path: &Path) -> Result<Cluster> {
     let name = name(path);
-    let read = if path == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(path) };
-    let text = read.map_err(|e| {
+    let text = super::read_text(path).map_err(|e| {
         let error = Error::invalid(format!("cannot read {name}"));
         match e.kind() {
             std::io::ErrorKind::NotFound => error.hint("`smartup config example` prints one; -f names another"),

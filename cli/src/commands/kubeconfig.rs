@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use cluster::{Port, Role, Vip};
+use cluster::Role;
 use fleet::protocol::{self, Job};
 use node::{Context as _, Error, Result, read_optional};
 
@@ -75,7 +75,7 @@ fn admin_of_this_host(name: Option<Name>) -> Result<Admin> {
         Error::failed(format!("{} is not there", k3s::paths::KUBECONFIG))
             .hint("k3s writes it when it is ready: smartup status says whether it is")
     })?;
-    let url = url(membership.vip, membership.port);
+    let url = membership.vip.api_url(membership.port);
     Admin::parse(&String::from_utf8_lossy(&file.content), url, name.unwrap_or_else(|| Name::of_vip(membership.vip.addr())))
 }
 
@@ -86,16 +86,12 @@ async fn admin_of_a_server(remote: &Remote, name: Option<Name>) -> Result<Admin>
         let answer = remote.ask(server, Job::Kubeconfig).await;
         match answer.and_then(|v| serde_json::from_value::<protocol::Kubeconfig>(v).context("its answer is not understood")) {
             Ok(protocol::Kubeconfig { text, vip, port }) => {
-                return Admin::parse(&text.0, url(vip, port), name.unwrap_or_else(|| Name::of_vip(vip.addr())));
+                return Admin::parse(&text.0, vip.api_url(port), name.unwrap_or_else(|| Name::of_vip(vip.addr())));
             }
             Err(e) => failures.push(format!("{}: {}", server.host, e.chain())),
         }
     }
     Err(Error::failed(format!("no server handed out a kubeconfig:\n  {}", failures.join("\n  "))).hint("smartup status -f FILE says more"))
-}
-
-fn url(vip: Vip, port: Port) -> String {
-    format!("https://{}:{port}", vip.url_host())
 }
 
 /// The file to merge into. kubectl reads all files of `$KUBECONFIG`, and the first one wins.

@@ -199,10 +199,14 @@ impl HostArgs {
     }
 }
 
+/// Reads a file, or stdin for `-`.
+pub fn read_text(path: &Path) -> std::io::Result<String> {
+    if path == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(path) }
+}
+
 /// Reads a secret's file, or stdin for `-`.
 pub fn read_secret(path: &Path, what: &str) -> Result<String> {
-    let read = if path == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(path) };
-    read.context(format!("cannot read the {what} from {}", path.display())).map_err(|mut e| {
+    read_text(path).context(format!("cannot read the {what} from {}", path.display())).map_err(|mut e| {
         e.kind = node::Kind::Invalid;
         e
     })

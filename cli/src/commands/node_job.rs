@@ -383,9 +383,8 @@ fn started_here(role: Role) -> bool {
 
 /// What tells clusters apart.
 fn ca_hash(role: Role) -> Result<Option<String>> {
-    let path = Path::new(if role == Role::Server { k3s::paths::SERVER_CA } else { k3s::paths::AGENT_CA });
     // the agent's copy may end with another line break
-    Ok(node::read_optional(path)?.map(|file| node::hex(&Sha256::digest(file.content.trim_ascii()))))
+    Ok(node::read_optional(k3s::paths::ca(role))?.map(|file| node::hex(&Sha256::digest(file.content.trim_ascii()))))
 }
 
 fn wanted(wish: protocol::Setup, begin: &Begin) -> Result<Wanted> {

@@ -1,4 +1,4 @@
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -168,11 +168,7 @@ pub fn agree(text: &str) -> Result<()> {
     if !std::io::stdin().is_terminal() {
         return Err(Error::invalid("this asks before it takes anything away, and there is no terminal to ask on").hint("give --yes"));
     }
-    eprint!("{text}Go on? [y/N] ");
-    std::io::stderr().flush().context("cannot ask")?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer).context("cannot read the answer")?;
-    if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(Error::failed("nothing was undone: you did not say yes")) }
+    if output::ask(text)? { Ok(()) } else { Err(Error::failed("nothing was undone: you did not say yes")) }
 }
 
 fn describe(undo: &Undo) -> String {

@@ -1,4 +1,4 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -214,8 +214,8 @@ async fn look(stop: CancellationToken) -> Result<Report> {
     })?;
     let host = Host::open(Reporter::default(), stop, Duration::from_secs(30)).await?;
     let settings = membership.vrrp.as_ref().map(VrrpWire::vrrp).transpose()?;
-    let url = format!("https://{}:{}", membership.vip.url_host(), membership.port);
-    let kubeconfig = Path::new(if membership.role == Role::Server { k3s::paths::KUBECONFIG } else { k3s::paths::KUBELET_CONFIG });
+    let url = membership.vip.api_url(membership.port);
+    let kubeconfig = k3s::paths::kubeconfig(membership.role);
     let (nodes, api, etcd, firewall, holder) = tokio::join!(
         async { k3s::nodes(&k3s::client(kubeconfig, None).await?).await },
         k3s::answers(kubeconfig, &url),
@@ -236,7 +236,7 @@ async fn look(stop: CancellationToken) -> Result<Report> {
     };
     let mut units = Vec::new();
     for unit in
-        [Some(k3s::paths::unit(membership.role)), membership.vrrp.as_ref().map(|_| "keepalived.service".into())].into_iter().flatten()
+        [Some(k3s::paths::unit(membership.role)), membership.vrrp.as_ref().map(|_| keepalived::paths::UNIT.into())].into_iter().flatten()
     {
         let state = host.systemd.unit(&unit).await?;
         let enabled = state.enabled();

@@ -235,7 +235,7 @@ async fn leftovers(patient: &Patient) -> Result<Vec<Finding>> {
 async fn units(patient: &Patient) -> Result<Vec<Finding>> {
     let member = patient.member()?;
     let mut states = Vec::new();
-    for unit in [Some(k3s::paths::unit(member.role)), member.vrrp.as_ref().map(|_| "keepalived.service".into())].into_iter().flatten() {
+    for unit in [Some(k3s::paths::unit(member.role)), member.vrrp.as_ref().map(|_| keepalived::paths::UNIT.into())].into_iter().flatten() {
         let state = patient.host.systemd.unit(&unit).await?;
         states.push((unit, state));
     }

@@ -107,8 +107,7 @@ impl Patient {
     /// # Errors
     /// When this host is no member.
     pub fn kubeconfig(&self) -> Result<&'static Path> {
-        let server = self.member()?.role == Role::Server;
-        Ok(Path::new(if server { k3s::paths::KUBECONFIG } else { k3s::paths::KUBELET_CONFIG }))
+        Ok(k3s::paths::kubeconfig(self.member()?.role))
     }
 
     /// The API through the VIP.
@@ -117,7 +116,7 @@ impl Patient {
     /// When this host is no member.
     pub fn url(&self) -> Result<String> {
         let m = self.member()?;
-        Ok(format!("https://{}:{}", m.vip.url_host(), m.port))
+        Ok(m.vip.api_url(m.port))
     }
 
     /// The floating address, as far as it is known.

@@ -1,7 +1,7 @@
 //! Progress on many hosts: a line for each on a terminal, plain lines elsewhere, JSON lines for programs.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::time::Duration;
 
 use fleet::apply::News;
@@ -39,9 +39,8 @@ struct Live {
 impl Hosts {
     /// For hosts with these names.
     pub fn new(names: Vec<String>, events: Option<Events>, verbose: bool) -> Self {
-        let terminal = std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
         let width = names.iter().map(|n| n.chars().count()).max().unwrap_or(0);
-        let live = (events.is_none() && terminal).then(|| Live::new(&names, width));
+        let live = (events.is_none() && super::is_live()).then(|| Live::new(&names, width));
         Self {
             names,
             width,

@@ -6,8 +6,10 @@ mod progress;
 pub use hosts::{Hosts, outcome, short};
 pub use progress::Progress;
 
+use std::io::{IsTerminal as _, Write as _};
+
 use comfy_table::{Table, presets};
-use node::{Error, Result};
+use node::{Context as _, Error, Result};
 use serde::Serialize;
 
 use crate::commands::Format;
@@ -24,6 +26,23 @@ pub fn print<T: Serialize>(data: &T, format: Format, table: impl FnOnce(&T) -> S
     };
     anstream::println!("{}", text.trim_end());
     Ok(())
+}
+
+/// Whether stderr is a terminal on which lines can be rewritten.
+pub fn is_live() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|t| t != "dumb")
+}
+
+/// Asks on the terminal, and takes nothing but a yes for a yes.
+///
+/// # Errors
+/// When it cannot be asked or answered.
+pub fn ask(question: &str) -> Result<bool> {
+    eprint!("{question}Go on? [y/N] ");
+    std::io::stderr().flush().context("cannot ask")?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).context("cannot read the answer")?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// A table without lines, its head in capitals, as kubectl prints them.

@@ -1,4 +1,4 @@
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::time::Instant;
 
 use node::{Change, Event, Outcome, Reporter};
@@ -73,7 +73,7 @@ struct Screen {
 
 impl Screen {
     fn new(view: View) -> Self {
-        let live = view.events.is_none() && std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
+        let live = view.events.is_none() && super::is_live();
         Self { view, live, line: None }
     }
 
