@@ -185,16 +185,20 @@ impl<'a> Firewalld<'a> {
                 read.insert(zone, self.zone(zone).await?);
             }
         }
-        let services = self.services(&read).await?;
         let needed = |rule, zone: &str| if is_source(rule) { zone == TRUSTED } else { zones.contains(zone) };
-        let state = |rule: &Rule, zone: &str, of: &Zone| RuleState {
-            zone: Some(zone.to_owned()),
-            rule: rule.clone(),
-            runtime: Some(of.runtime.cover(rule, &services)),
-            permanent: Some(of.permanent.cover(rule, &services)),
+        let each = || {
+            let each = rules.iter().flat_map(|rule| read.iter().map(move |(zone, of)| (rule, *zone, of)));
+            each.filter(|(rule, zone, _)| needed(*rule, zone))
         };
-        let each = rules.iter().flat_map(|rule| read.iter().map(move |(zone, of)| (rule, *zone, of)));
-        Ok(each.filter(|(rule, zone, _)| needed(rule, zone)).map(|(rule, zone, of)| state(rule, zone, of)).collect())
+        let covers = |services: &Services, rule: &Rule, of: &Zone| [&of.runtime, &of.permanent].map(|s| s.cover(rule, services));
+        // mostly the rules are there themselves, and no service needs to be asked for
+        let none = Services::new();
+        let services = if each().all(|(rule, _, of)| covers(&none, rule, of) == [true; 2]) { none } else { self.services(&read).await? };
+        let state = |(rule, zone, of): (&Rule, &str, &Zone)| {
+            let [runtime, permanent] = covers(&services, rule, of).map(Some);
+            RuleState { zone: Some(zone.to_owned()), rule: rule.clone(), runtime, permanent }
+        };
+        Ok(each().map(state).collect())
     }
 
     /// The services that these zones let in.

@@ -118,6 +118,26 @@ fn clock_offset(ahead: Option<i64>) -> Finding {
     }
 }
 
+/// The units of other kinds of Kubernetes, and of k3s as upstream's script installs it.
+const OTHERS: [&str; 6] = [
+    "k3s.service",
+    "rke2-server.service",
+    "rke2-agent.service",
+    "kubelet.service",
+    "k0scontroller.service",
+    "microk8s.daemon-kubelite.service",
+];
+
+async fn others(host: &Host) -> Result<Option<String>> {
+    for unit in host.systemd.present(&OTHERS).await? {
+        let state = host.systemd.unit(&unit).await?;
+        if state.running() || state.enabled() {
+            return Ok(Some(unit));
+        }
+    }
+    Ok(None)
+}
+
 /// A k3s that smartup did not set up, or another Kubernetes.
 async fn foreign(host: &Host, role: Role) -> Finding {
     let hint = "to have smartup build its own cluster here, uninstall that first (k3s: k3s-uninstall.sh)";
@@ -128,21 +148,12 @@ async fn foreign(host: &Host, role: Role) -> Finding {
             &Error::refused(format!("{} exists: k3s was configured here by somebody else", config.display())).hint(hint),
         );
     }
-    for unit in [
-        "k3s.service",
-        "rke2-server.service",
-        "rke2-agent.service",
-        "kubelet.service",
-        "k0scontroller.service",
-        "microk8s.daemon-kubelite.service",
-    ] {
-        match host.systemd.unit(unit).await {
-            Ok(state) if state.exists() && (state.running() || state.enabled()) => {
-                return Finding::fail("foreign-k3s", &Error::refused(format!("another Kubernetes is on this host: {unit}")).hint(hint));
-            }
-            Ok(_) => {}
-            Err(e) => return Finding::fail("foreign-k3s", &e),
+    match others(host).await {
+        Ok(None) => {}
+        Ok(Some(unit)) => {
+            return Finding::fail("foreign-k3s", &Error::refused(format!("another Kubernetes is on this host: {unit}")).hint(hint));
         }
+        Err(e) => return Finding::fail("foreign-k3s", &e),
     }
     // upstream's agent has the same name as the reference's
     let own = Path::new("/etc/systemd/system").join(paths::unit(role));

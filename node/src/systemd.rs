@@ -1,10 +1,12 @@
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use zbus::{Connection, OwnedObjectPath, proxy};
+use zbus::proxy::CacheProperties;
+use zbus::{Connection, ObjectPath, OwnedObjectPath, OwnedVariant, proxy};
 
 use crate::{Awaited, Change, Context as _, Error, Host, Result, State, Step, Undo, run};
 
@@ -16,6 +18,7 @@ use crate::{Awaited, Change, Context as _, Error, Host, Result, State, Step, Und
 trait Manager {
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn get_unit_file_state(&self, name: &str) -> zbus::Result<String>;
+    fn list_units_by_names(&self, names: &[&str]) -> zbus::Result<Vec<Listed>>;
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
@@ -26,28 +29,15 @@ trait Manager {
     fn reload(&self) -> zbus::Result<()>;
 }
 
-#[proxy(interface = "org.freedesktop.systemd1.Unit", default_service = "org.freedesktop.systemd1")]
-trait Unit {
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn load_state(&self) -> zbus::Result<String>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn active_state(&self) -> zbus::Result<String>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn sub_state(&self) -> zbus::Result<String>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn fragment_path(&self) -> zbus::Result<String>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn need_daemon_reload(&self) -> zbus::Result<bool>;
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn drop_in_paths(&self) -> zbus::Result<Vec<PathBuf>>;
-}
+const SERVICE: &str = "org.freedesktop.systemd1";
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
-#[proxy(interface = "org.freedesktop.systemd1.Service", default_service = "org.freedesktop.systemd1")]
-trait Service {
-    #[zbus(property(emits_changed_signal = "false"), name = "NRestarts")]
-    fn n_restarts(&self) -> zbus::Result<u32>;
-    #[zbus(property(emits_changed_signal = "false"), name = "MainPID")]
-    fn main_pid(&self) -> zbus::Result<u32>;
+/// Name, description, load state, active state, sub state, unit that it follows, path, job, its kind, its path.
+type Listed = (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
+
+fn take<T: TryFrom<OwnedVariant>>(properties: &mut HashMap<String, OwnedVariant>, name: &str) -> zbus::Result<T> {
+    let value = properties.remove(name).ok_or_else(|| zbus::Error::Failure(format!("systemd has no property {name}")))?;
+    value.try_into().map_err(|_| zbus::Error::Failure(format!("systemd's property {name} is of another kind than it should be")))
 }
 
 /// systemd, over the system bus.
@@ -116,7 +106,9 @@ impl Systemd {
     }
 
     async fn manager(&self) -> Result<ManagerProxy<'_>> {
-        ManagerProxy::new(&self.bus).await.context("cannot reach systemd over D-Bus")
+        // without a cache: it would ask for all properties, and listen to their changes
+        let proxy = ManagerProxy::builder(&self.bus).cache_properties(CacheProperties::No).build().await;
+        proxy.context("cannot reach systemd over D-Bus")
     }
 
     /// What systemd says of a unit; one that does not exist has the load state `not-found`.
@@ -127,26 +119,49 @@ impl Systemd {
         let manager = self.manager().await?;
         let what = || format!("cannot read the state of {name}");
         let path = manager.load_unit(name).await.context(what())?;
-        let unit = UnitProxy::builder(&self.bus).path(path.clone()).build().await.context(what())?;
-        let service = ServiceProxy::builder(&self.bus).path(path).build().await.context(what())?;
-        let fragment = unit.fragment_path().await.context(what())?;
-        let load = unit.load_state().await.context(what())?;
+        // all at once: they belong together, and a unit without a file would be loaded again for each
+        let mut unit = self.properties(&path, "Unit").await.context(what())?;
+        let load: String = take(&mut unit, "LoadState").context(what())?;
         let (restarts, pid) = if Path::new(name).extension().is_some_and(|e| e == "service") && load == "loaded" {
-            (service.n_restarts().await.unwrap_or(0), service.main_pid().await.context(what())?)
+            // NRestarts came with systemd 235
+            let restarts = self.property(&path, "Service", "NRestarts").await.ok().and_then(|v| v.try_into().ok());
+            let pid = self.property(&path, "Service", "MainPID").await.and_then(OwnedVariant::try_into);
+            (restarts.unwrap_or(0), pid.context(what())?)
         } else {
             (0, 0)
         };
+        let fragment: String = take(&mut unit, "FragmentPath").context(what())?;
+        let drop_ins: Vec<String> = take(&mut unit, "DropInPaths").context(what())?;
         Ok(UnitState {
-            load,
-            active: unit.active_state().await.context(what())?,
-            sub: unit.sub_state().await.context(what())?,
-            file: manager.get_unit_file_state(name).await.unwrap_or_default(),
+            active: take(&mut unit, "ActiveState").context(what())?,
+            sub: take(&mut unit, "SubState").context(what())?,
+            file: if load == "not-found" { String::new() } else { manager.get_unit_file_state(name).await.unwrap_or_default() },
             fragment: (!fragment.is_empty()).then(|| fragment.into()),
-            stale: unit.need_daemon_reload().await.context(what())?,
-            drop_ins: unit.drop_in_paths().await.context(what())?,
+            stale: take(&mut unit, "NeedDaemonReload").context(what())?,
+            drop_ins: drop_ins.into_iter().map(PathBuf::from).collect(),
+            load,
             restarts,
             pid,
         })
+    }
+
+    /// Which of these units there are.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub async fn present(&self, names: &[&str]) -> Result<Vec<String>> {
+        let listed = self.manager().await?.list_units_by_names(names).await.context("cannot ask systemd for its units")?;
+        Ok(listed.into_iter().filter(|unit| unit.2 != "not-found").map(|unit| unit.0).collect())
+    }
+
+    async fn properties(&self, path: &ObjectPath<'_>, interface: &str) -> zbus::Result<HashMap<String, OwnedVariant>> {
+        let body = format!("{SERVICE}.{interface}");
+        self.bus.call_method(Some(SERVICE), path, Some(PROPERTIES), "GetAll", &body).await?.body().deserialize()
+    }
+
+    async fn property(&self, path: &ObjectPath<'_>, interface: &str, name: &str) -> zbus::Result<OwnedVariant> {
+        let body = (format!("{SERVICE}.{interface}"), name);
+        self.bus.call_method(Some(SERVICE), path, Some(PROPERTIES), "Get", &body).await?.body().deserialize()
     }
 
     /// Starts a unit without waiting for it (a joining k3s may take for ever).
