@@ -11,7 +11,7 @@ use fleet::apply::Work;
 use fleet::order::Listed;
 use fleet::protocol::{FromNode, Job, K3s, Secret, Setup};
 use fleet::session::{Common, Input, converse};
-use fleet::ssh;
+use fleet::ssh::{self, Passphrases};
 use fleet::upload::{LocalFile, Programs};
 use node::{Error, Result};
 use serde_json::Value;
@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::commands::{config, read_secret};
+use crate::output;
 
 /// How other hosts are reached.
 #[derive(Debug, Args)]
@@ -85,8 +86,9 @@ impl Remote {
                 k3s.insert(file.sha256.clone(), file);
             }
         }
+        let passphrases = Passphrases::from(|file: &Path| output::quietly(|| ssh::ask_on_terminal(file)));
         let common = Common {
-            ssh: ssh::Options { accept_new: connect.accept_new_host_keys, ..ssh::Options::default() },
+            ssh: ssh::Options { accept_new: connect.accept_new_host_keys, passphrases, ..ssh::Options::default() },
             programs: Programs::find(&connect.binary)?,
             k3s,
             keep,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fleet::apply::News;
 use fleet::order::{End, HostId};
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use node::{Change, Event, Outcome};
 use serde_json::json;
 
@@ -30,7 +30,7 @@ pub struct Hosts {
 }
 
 struct Live {
-    all: MultiProgress,
+    all: &'static MultiProgress,
     bars: Vec<ProgressBar>,
     summary: ProgressBar,
     over: usize,
@@ -113,15 +113,7 @@ impl Hosts {
                 text.push_str("\n  hint: ");
                 text.push_str(&hint);
             }
-            self.quietly(|| anstream::eprintln!("{text}"));
-        }
-    }
-
-    /// Does something on the terminal that the live lines must not get in the way of.
-    pub fn quietly<T>(&self, work: impl FnOnce() -> T) -> T {
-        match &self.live {
-            Some(live) => live.all.suspend(work),
-            None => work(),
+            super::quietly(|| anstream::eprintln!("{text}"));
         }
     }
 
@@ -207,7 +199,7 @@ fn line(news: &News<'_>, verbose: bool) -> Option<String> {
 
 impl Live {
     fn new(names: &[String], width: usize) -> Self {
-        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        let all = super::live_lines();
         let style = ProgressStyle::with_template("{prefix}  {elapsed:>4}  {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
         let bars = names.iter().map(|name| {
             let bar = all.add(ProgressBar::new_spinner().with_style(style.clone()).with_prefix(format!("{name:<width$}")));

@@ -7,8 +7,10 @@ pub use hosts::{Hosts, outcome, short};
 pub use progress::Progress;
 
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::OnceLock;
 
 use comfy_table::{Table, presets};
+use indicatif::{MultiProgress, ProgressDrawTarget};
 use node::{Context as _, Error, Result};
 use serde::Serialize;
 
@@ -31,6 +33,17 @@ pub fn print<T: Serialize>(data: &T, format: Format, table: impl FnOnce(&T) -> S
 /// Whether stderr is a terminal on which lines can be rewritten.
 pub fn is_live() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|t| t != "dumb")
+}
+
+/// All live lines: there is one terminal.
+fn live_lines() -> &'static MultiProgress {
+    static LINES: OnceLock<MultiProgress> = OnceLock::new();
+    LINES.get_or_init(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()))
+}
+
+/// Does something on the terminal that the live lines must not get in the way of.
+pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
+    live_lines().suspend(work)
 }
 
 /// Asks on the terminal, and takes nothing but a yes for a yes.

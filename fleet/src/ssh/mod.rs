@@ -20,7 +20,7 @@ use std::time::Duration;
 pub use connect::{Connection, connect};
 pub use host_key::HostKey;
 pub use jump::Jumps;
-pub use passphrase::Passphrases;
+pub use passphrase::{Passphrases, ask_on_terminal};
 pub use process::{Exit, Process, Stdin, Stdout};
 
 /// A host as cluster.yaml and the command line say it. What they leave out is asked of `~/.ssh/config`.

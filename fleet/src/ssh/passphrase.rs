@@ -24,9 +24,9 @@ pub struct Passphrases {
 }
 
 impl Passphrases {
-    /// Asks on the terminal, wherever standard input and output lead. Fails where there is none.
+    /// Asks on the terminal, as [`ask_on_terminal`] does.
     pub fn from_terminal() -> Self {
-        Self::from(|file: &Path| rpassword::prompt_password(format!("Passphrase for {}: ", file.display())).map(SecretString::from))
+        Self::from(ask_on_terminal)
     }
 
     /// Asks `ask`, which may block.
@@ -63,6 +63,14 @@ impl Passphrases {
         opened.insert(file.to_owned(), result.as_ref().ok().cloned());
         result
     }
+}
+
+/// Asks for the passphrase of `file` on the terminal, wherever standard input and output lead.
+///
+/// # Errors
+/// When there is no terminal.
+pub fn ask_on_terminal(file: &Path) -> io::Result<SecretString> {
+    rpassword::prompt_password(format!("Passphrase for {}: ", file.display())).map(SecretString::from)
 }
 
 impl Default for Passphrases {
