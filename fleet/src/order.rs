@@ -434,7 +434,7 @@ impl Conductor {
         {
             let name = self.seats[n].listed.name.clone();
             let rest = self.line.clone();
-            return self.leave(rest, &format!("{name} did not come back, and one more server less could cost the quorum"));
+            return self.leave(rest, &format!("{name} failed, and one more server less could cost the quorum"));
         }
         let through = |s: &Seat| s.end.is_some() || (s.is_released() && s.ca().is_none() && s.settled);
         let Some(host) = self.line.iter().copied().find(|n| !through(&self.seats[*n])) else { return Vec::new() };
@@ -645,8 +645,10 @@ mod tests {
         assert_eq!(words(&c.go()), ["h2: go, settle"]);
         assert!(c.heard(1, &joined()).is_empty() && c.heard(1, &FromNode::Settled).is_empty());
         assert_eq!(words(&c.heard(1, &done())), ["h3: go, settle"]);
-        // one that does not come back ends it
+        // one that fails ends it, whether it does not come back or was never stopped
         assert_eq!(words(&c.heard(2, &failed())), ["h1: stop", "h4: stop"]);
+        let Some(End::NotStarted(why)) = c.ends().next().unwrap().2 else { panic!() };
+        assert_eq!(why, "h3 failed, and one more server less could cost the quorum");
         assert!(c.is_over());
     }
 

@@ -102,9 +102,12 @@ pub(crate) fn as_root(connection: &Connection, script: &str) -> String {
 pub(crate) async fn send(connection: &Connection, file: &LocalFile, name: &str, progress: impl Fn(u64)) -> Result<()> {
     let what = || format!("cannot send {}", file.path.display());
     let target = file.remote_path(name);
-    // what arrived in part is removed: its sum is not the right one
+    // what arrived in part is removed: its sum is not the right one. Where nobody was there to do so (no power, or a connection
+    // whose end was not heard), the next upload does; one that is under way is never silent for more than a minute
     let script = format!(
-        "set -e; umask 077; mkdir -p {FOLDER}; t=$(mktemp {FOLDER}/.part.XXXXXX); trap \"rm -f $t\" EXIT; cat > $t; \
+        "set -e; umask 077; mkdir -p {FOLDER}; \
+         find {FOLDER} -name \".part.*\" -mmin +1 -exec rm -f {{}} +; \
+         t=$(mktemp {FOLDER}/.part.XXXXXX); trap \"rm -f $t\" EXIT; cat > $t; \
          s=$(sha256sum < $t); test \"${{s%% *}}\" = {} || exit {DAMAGED}; chmod 755 $t; sync $t; mv $t {target}; \
          for f in {FOLDER}/{name}-*; do test \"$f\" = {target} || rm -f \"$f\"; done",
         file.sha256
@@ -115,7 +118,9 @@ pub(crate) async fn send(connection: &Connection, file: &LocalFile, name: &str, 
     match exit {
         Exit::Code(0) => copied.context(what()),
         Exit::Code(DAMAGED) => Err(Error::failed(format!("{} arrived damaged", file.path.display())).hint("run again")),
-        Exit::Lost => Err(Error::failed("the connection was lost while sending a file")),
+        Exit::Lost => {
+            Err(Error::failed(format!("{}: the connection was lost", what())).hint("run again: it is sent anew, from its beginning"))
+        }
         Exit::Code(_) | Exit::Signal(_) => Err(Error::failed(format!("{}: {}", what(), harmless(process.stderr().trim())))
             .hint(format!("is there room on the host, and may {FOLDER} be written?"))),
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 use cluster::Role;
-use fleet::order::{Conductor, End};
-use node::{Error, Result};
+use fleet::order::{Conductor, End, Listed};
+use node::{Error, Kind, Result};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -119,7 +119,7 @@ async fn run(what: &What, remote: &Remote, timeout: Option<Duration>, verbose: u
     let agree = async |conductor: &Conductor| {
         let mut hosts = hosts.borrow_mut();
         hosts.print_warnings();
-        agreed == Some(true) || hosts.quietly(|| output::ask(&summary_before(conductor, &hosts)).unwrap_or(false))
+        agreed == Some(true) || output::quietly(|| output::ask(&summary_before(conductor, &hosts)).unwrap_or(false))
     };
     let stop = stop_twice()?;
     let conductor =
@@ -166,21 +166,30 @@ fn report(what: &What, conductor: &Conductor, hosts: &Hosts, plan: bool) -> Resu
         _ if what.output.events.is_some() => {}
         _ => anstream::println!("{}", in_words(conductor, hosts, plan, &what.file)),
     }
-    // the first cause decides; what was not started because of it has none of its own
-    let code = conductor.ends().find_map(|(_, _, end)| match end {
-        Some(End::Failed { error, .. }) => Some(exit::code(error.kind)),
+    Ok(ExitCode::from(exit_code(conductor)))
+}
+
+/// A refusal decides, or else the first failure; what was not started has no cause of its own.
+fn exit_code(conductor: &Conductor) -> u8 {
+    let failures = failures(conductor);
+    let cause = failures.iter().find(|(_, e)| e.kind == Kind::Refused).or(failures.first());
+    let good = conductor.ends().all(|(_, _, end)| end.is_some_and(End::is_good));
+    cause.map_or(u8::from(!good), |(_, e)| exit::code(e.kind))
+}
+
+/// The hosts that failed, and why: what broke, then what was refused, since that often follows from it.
+fn failures(conductor: &Conductor) -> Vec<(&str, &Error)> {
+    let failure = conductor.ends().filter_map(|(_, listed, end)| match end {
+        Some(End::Failed { error, .. }) => Some((listed.name.as_str(), error)),
         _ => None,
     });
-    let good = conductor.ends().all(|(_, _, end)| end.is_some_and(End::is_good));
-    Ok(match code {
-        Some(code) => ExitCode::from(code),
-        None if good => ExitCode::SUCCESS,
-        None => ExitCode::FAILURE,
-    })
+    let mut failures: Vec<_> = failure.collect();
+    failures.sort_by_key(|(_, error)| error.kind == Kind::Refused);
+    failures
 }
 
 fn as_data<'a>(conductor: &'a Conductor, hosts: &'a Hosts) -> Vec<HostReport<'a>> {
-    let report = |(host, listed, end): (usize, &'a fleet::order::Listed, Option<&'a End>)| {
+    let report = |(host, listed, end): (usize, &'a Listed, Option<&'a End>)| {
         let (error, hint) = match end {
             Some(End::Failed { error, .. }) => (Some(error.chain()), error.hint.as_deref()),
             Some(End::NotStarted(why)) => (Some(why.clone()), None),
@@ -199,11 +208,9 @@ fn as_data<'a>(conductor: &'a Conductor, hosts: &'a Hosts) -> Vec<HostReport<'a>
 /// The report for people: causes first, then what follows from them, then what was done.
 fn in_words(conductor: &Conductor, hosts: &Hosts, plan: bool, file: &Path) -> String {
     let mut text = Vec::new();
-    for (_, listed, end) in conductor.ends() {
-        if let Some(End::Failed { error, .. }) = end {
-            text.push(format!("{}: {}", listed.name, error.chain()));
-            text.extend(error.hint.iter().map(|h| format!("  hint: {h}")));
-        }
+    for (host, error) in failures(conductor) {
+        text.push(format!("{host}: {}", error.chain()));
+        text.extend(error.hint.iter().map(|h| format!("  hint: {h}")));
     }
     let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
     for (_, listed, end) in conductor.ends() {
@@ -256,4 +263,31 @@ fn counts(conductor: &Conductor) -> String {
         text.push_str(" Running it again goes on from here.");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet::protocol::{FromNode, State};
+
+    use super::*;
+
+    #[test]
+    fn what_broke_comes_before_what_was_refused_because_of_it() {
+        let names = ["h1", "h2", "h3"].map(str::to_owned);
+        let listed = names.clone().map(|name| Listed { name, role: Role::Server, selected: true });
+        let mut conductor = Conductor::new(listed.into(), 8, false);
+        conductor.heard(0, &FromNode::State(State::default()));
+        conductor.heard(1, &FromNode::State(State::default()));
+        conductor.lost(2, Error::failed("cannot connect to h3").hint("is it up?"));
+        let hosts = Hosts::new(names.into(), None, false);
+        insta::assert_snapshot!(in_words(&conductor, &hosts, false, Path::new("cluster.yaml")), @r"
+        h3: cannot connect to h3
+          hint: is it up?
+        h1: a new cluster would be started, but h3 cannot be asked whether there is one already
+          hint: make every server of the file reachable, or take those out that are gone for ever
+        not started: h2: it is not known which cluster it belongs to
+        3 hosts: 2 failed, 1 not started. Running it again goes on from here.
+        ");
+        assert_eq!(exit_code(&conductor), exit::code(Kind::Refused));
+    }
 }
