@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cluster::Vrrp;
-use node::{Error, Finding, Host, Result, read_optional};
+use node::{Error, Finding, Host, Result, Verdict, read_optional};
 
 use crate::existing::{Existing, examine, spoken};
 use crate::judge::{Seen, judge};
@@ -45,10 +45,18 @@ pub async fn wire_preflight(host: &Host, settings: &Settings, joining: bool) -> 
         Err(e) => vec![Finding::fail("vip", &e)],
         Ok(true) => vec![Finding::ok("vip", "this host's keepalived takes part already")],
         Ok(false) => match look(host, settings, joining).await {
+            // the VIP may just have been on its way from one server to another: only who is there twice is a stranger
+            Ok(seen) if joining && refuses(&judge(settings, joining, &seen)) => {
+                look(host, settings, joining).await.map_or_else(|e| vec![Finding::fail("vip", &e)], |seen| judge(settings, joining, &seen))
+            }
             Ok(seen) => judge(settings, joining, &seen),
             Err(e) => vec![Finding::fail("vip", &e)],
         },
     }
+}
+
+fn refuses(found: &[Finding]) -> bool {
+    found.iter().any(|f| f.name == "vip" && f.verdict == Verdict::Fail)
 }
 
 async fn takes_part(host: &Host, settings: &Settings) -> Result<bool> {
