@@ -5,24 +5,11 @@ mod common;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use common::{Before, Control, LONG, host_at, is_one_cluster, longest_silence, processes, yaml};
-use integration::{Host, Lab, LabSpec, Outcome, Running, until};
+use common::{Before, Control, LONG, follow, host_at, is_away, is_one_cluster, longest_silence, processes, rest, yaml};
+use integration::{Host, Lab, LabSpec, until};
 use serde_json::Value;
 
 const SERVERS: [&str; 3] = ["h1, role: server", "h2, role: server", "h3, role: server"];
-
-/// An apply that does not succeed: with this exit code, and with these words as the first of its report.
-fn fails(control: &Control<'_>, code: i32, first: &str) -> Result<String> {
-    let Outcome { code: was, stdout, stderr } = control.apply(&[])?;
-    ensure!(was == code && stdout.starts_with(first), "wanted {code} and '{first}', got {was}:\n{stdout}\n{stderr}");
-    ensure!(stdout.contains("Running it again goes on from here."), "{stdout}");
-    Ok(stdout)
-}
-
-/// Whether it is said that a host is not there: nobody answers for its address, or at it.
-fn is_away(said: &str, host: &str) -> bool {
-    said.contains(&format!("{host}: cannot connect to {host}")) || said.contains(&format!("{host}: {host} ({host}:22) does not answer"))
-}
 
 #[test]
 fn hosts_that_cannot() -> Result<()> {
@@ -36,8 +23,8 @@ fn hosts_that_cannot() -> Result<()> {
     let before = Before::of(h1)?;
     h3.power_cut()?;
     control.says(&all)?;
-    let said = fails(&control, 4, "h1: a new cluster would be started, but h3 cannot be asked whether there is one already")?;
-    ensure!(is_away(&said, "h3"), "{said}");
+    let said = control.fails(4, "h3: ")?;
+    ensure!(is_away(&said, "h3") && said.contains("\nh1: a new cluster would be started, but h3 cannot be asked"), "{said}");
     // what was sent stays for the next run
     h1.sh("rm -r /var/lib/smartup/bin; rmdir /var/lib/smartup")?;
     before.unchanged(h1)?;
@@ -50,7 +37,7 @@ fn hosts_that_cannot() -> Result<()> {
     h2.sh(
         "mkdir -p /var/lib/smartup; mount -t tmpfs -o size=64k full /var/lib/smartup; head -c 1M /dev/zero > /var/lib/smartup/full || true",
     )?;
-    let said = fails(&control, 1, "h2: cannot send")?;
+    let said = control.fails(1, "h2: cannot send")?;
     ensure!(said.contains("No space left on device") && said.contains("not started: h4, h6: h2 failed"), "{said}");
     ensure!(said.contains("5 hosts: 1 failed, 2 not started, 1 changed, 1 as wanted already."), "{said}");
     h2.run(["umount", "/var/lib/smartup"])?;
@@ -58,7 +45,7 @@ fn hosts_that_cannot() -> Result<()> {
     // a read-only /etc, and a broken package manager
     h4.sh("mount --bind /etc /etc; mount -o remount,bind,ro /etc")?;
     h6.write("/etc/apt/apt.conf.d/99-broken", 0o644, "this is none {\n")?;
-    let said = fails(&control, 1, "h4: ")?;
+    let said = control.fails(1, "h4: ")?;
     ensure!(said.contains("Read-only file system") && said.contains("h6: ") && said.contains("99-broken"), "{said}");
     ensure!(said.contains("5 hosts: 2 failed, 1 changed, 2 as wanted already."), "{said}");
     is_one_cluster(&[h1, h2, h3], &[])?;
@@ -67,7 +54,7 @@ fn hosts_that_cannot() -> Result<()> {
 
     // an agent that is down holds up nobody
     h4.power_cut()?;
-    let said = fails(&control, 1, "h4: ")?;
+    let said = control.fails(1, "h4: ")?;
     ensure!(is_away(&said, "h4") && said.contains("5 hosts: 1 failed, 1 changed, 3 as wanted already."), "{said}");
     is_one_cluster(&[h1, h2, h3], &[h6])?;
     h4.power_on()?;
@@ -79,7 +66,7 @@ fn hosts_that_cannot() -> Result<()> {
     h3.power_cut()?;
     let was = [h1, h2, h4].map(processes);
     control.says(&yaml("k3sArgs: [--node-label=lab=yes]", &[SERVERS.as_slice(), &agents].concat()))?;
-    let (said, away) = longest_silence(&lab, || fails(&control, 4, "h"))?;
+    let (said, away) = longest_silence(&lab, || control.fails(4, "h3: "))?;
     ensure!(is_away(&said, "h3") && said.contains("3 members, 2 healthy, 2 needed: stopping h"), "{said}");
     ensure!(said.contains("5 hosts: 2 failed, 3 not started."), "{said}");
     ensure!(away < Duration::from_secs(5), "the API was away for {away:?}");
@@ -91,26 +78,6 @@ fn hosts_that_cannot() -> Result<()> {
     control.applied(&[])?;
     is_one_cluster(&[h1, h2, h3], &[h4, h6])?;
     control.is_settled()
-}
-
-/// Follows a run until an event is there that `wanted` says yes to.
-fn follow(run: &mut Running, mut wanted: impl FnMut(&Value) -> bool) -> Result<Value> {
-    while let Some(line) = run.line()? {
-        let event: Value = serde_json::from_str(&line).with_context(|| format!("not an event: {line}"))?;
-        if wanted(&event) {
-            return Ok(event);
-        }
-    }
-    anyhow::bail!("the run ended before that")
-}
-
-/// What is left of a run's events.
-fn rest(run: &mut Running) -> Result<Vec<Value>> {
-    let mut events = Vec::new();
-    while let Some(line) = run.line()? {
-        events.push(serde_json::from_str(&line)?);
-    }
-    Ok(events)
 }
 
 /// Waits until nothing of smartup is at work on the host.

@@ -49,6 +49,14 @@ impl<'a> Control<'a> {
         Ok(stdout + &stderr)
     }
 
+    /// One that does not succeed: with this exit code, and with these words as the first of its report.
+    pub fn fails(&self, code: i32, first: &str) -> Result<String> {
+        let Outcome { code: was, stdout, stderr } = self.apply(&[])?;
+        ensure!(was == code && stdout.starts_with(first), "wanted {code} and '{first}', got {was}:\n{stdout}\n{stderr}");
+        ensure!(stdout.contains("Running it again goes on from here."), "{stdout}");
+        Ok(stdout)
+    }
+
     /// `smartup plan --exit-code`.
     pub fn plan(&self, args: &[&str]) -> Result<Outcome> {
         smartup(self.host, &[&["plan", "--exit-code", "-f", FILE], args].concat())
@@ -88,6 +96,31 @@ pub fn yaml(top: &str, hosts: &[&str]) -> String {
 /// What the lines of `--events json` say.
 pub fn events(lines: &str) -> Result<Vec<Value>> {
     lines.lines().map(|l| serde_json::from_str(l).with_context(|| format!("not an event: {l}"))).collect()
+}
+
+/// Follows a run until an event is there that `wanted` says yes to.
+pub fn follow(run: &mut Running, mut wanted: impl FnMut(&Value) -> bool) -> Result<Value> {
+    while let Some(line) = run.line()? {
+        let event: Value = serde_json::from_str(&line).with_context(|| format!("not an event: {line}"))?;
+        if wanted(&event) {
+            return Ok(event);
+        }
+    }
+    anyhow::bail!("the run ended before that")
+}
+
+/// What is left of a run's events.
+pub fn rest(run: &mut Running) -> Result<Vec<Value>> {
+    let mut events = Vec::new();
+    while let Some(line) = run.line()? {
+        events.push(serde_json::from_str(&line)?);
+    }
+    Ok(events)
+}
+
+/// Whether it is said that a host is not there: nobody answers for its address, or at it.
+pub fn is_away(said: &str, host: &str) -> bool {
+    said.contains(&format!("{host}: cannot connect to {host}")) || said.contains(&format!("{host}: {host} ({host}:22) does not answer"))
 }
 
 /// How each host ended, from a report with `-o json`: its name and its outcome.

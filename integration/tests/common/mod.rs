@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use integration::{Host, Lab, Outcome, until};
 use serde_json::Value;
 
-pub use control::{Control, events, host_at, is_one_cluster, outcomes, yaml};
+pub use control::{Control, events, follow, host_at, is_away, is_one_cluster, outcomes, rest, yaml};
 pub use watch::{arguments, longest_silence};
 
 /// The floating address that the tests use.
