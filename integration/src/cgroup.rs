@@ -185,6 +185,15 @@ pub(crate) fn processes(group: &Path) -> Vec<u32> {
     listed.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
+/// The processes of a group and of those below it.
+pub(crate) fn processes_below(group: &Path) -> Result<Vec<u32>> {
+    let mut found = processes(group);
+    for below in groups_in(group)? {
+        found.extend(processes_below(&below)?);
+    }
+    Ok(found)
+}
+
 /// Removes a group and those below it.
 pub(crate) fn remove(group: &Path) -> Result<()> {
     remove_below(group)?;
@@ -197,18 +206,24 @@ pub(crate) fn remove(group: &Path) -> Result<()> {
 }
 
 fn remove_below(group: &Path) -> Result<()> {
+    groups_in(group)?.iter().try_for_each(|below| remove(below))
+}
+
+/// The groups right below a group; none if there is no such group.
+fn groups_in(group: &Path) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(group) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).with_context(|| format!("cannot list the group {}", group.display())),
     };
+    let mut groups = Vec::new();
     for entry in entries {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            remove(&entry.path())?;
+            groups.push(entry.path());
         }
     }
-    Ok(())
+    Ok(groups)
 }
 
 pub(crate) fn make(group: &Path) -> Result<()> {

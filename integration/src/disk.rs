@@ -43,6 +43,10 @@ pub(crate) fn mount(site: &Site, host: &HostPlan) -> Result<()> {
         let options = format!("lowerdir={},upperdir={},workdir={}", layers.join(":"), upper.display(), work.display());
         run(Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(&root))?;
     }
+    let k3s = direct(site, &name, "rancher");
+    if let Some(size) = host.k3s_disk.filter(|_| mounts_below(&k3s).is_ok_and(|mounts| mounts.is_empty())) {
+        run(Command::new("mount").args(["-t", "tmpfs", "rancher", "-o", &format!("size={size}m,mode=755")]).arg(&k3s))?;
+    }
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use crate::cgroup::{self, Hierarchies};
 use crate::programs;
 use crate::recipe::tail;
 use crate::run::{feed, run, until};
+use crate::shift::Function;
 use crate::site::{HostPlan, Site};
 use crate::{disk, net, nspawn};
 
@@ -20,6 +21,9 @@ use crate::{disk, net, nspawn};
 const POWER_LIMIT: Duration = Duration::from_secs(30);
 /// From there until all units have started, or failed.
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
+
+/// For a moment in which no thread of a host asks for the time.
+const SHIFT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Stays outside of the host's process namespace, and waits for the command inside. nsenter would do that too, but it stops itself
 /// when the command is stopped, as every process is in a shutdown, and nobody would ever wake it. `env` is no builtin: the shell's own
@@ -256,6 +260,19 @@ impl Host {
         ["boot/payload", "exec"].iter().try_for_each(|part| cgroup::freeze(&self.group(part), false))
     }
 
+    /// Shifts the time of day by so many seconds for all that runs in the host now; 0 ends it. What is started later has the right
+    /// time, and so has the kernel.
+    pub fn shift_clock(&self, seconds: i64) -> Result<()> {
+        let (function, payload) = (Function::find()?, self.group("boot/payload"));
+        // until no thread is stopped in the very function that is replaced
+        until(&format!("the clock of {} shifted", self.name), SHIFT_LIMIT, || {
+            self.freeze()?;
+            let shifted = shift_all(&function, &payload, seconds);
+            self.thaw()?;
+            shifted.map(|done| done.then_some(()))
+        })
+    }
+
     /// Gives the host, which must be down, an empty disk.
     pub fn wipe(&self) -> Result<()> {
         ensure!(!self.is_up(), "{} is up; cut its power first", self.name);
@@ -412,6 +429,18 @@ impl Host {
     }
 }
 
+/// Shifts the clock of each process of a group that is stopped, or of none.
+fn shift_all(function: &Function, group: &std::path::Path, seconds: i64) -> Result<bool> {
+    let processes = cgroup::processes_below(group)?;
+    for pid in &processes {
+        if !function.is_left_alone(*pid)? {
+            return Ok(false);
+        }
+    }
+    processes.iter().try_for_each(|pid| function.shift(*pid, seconds))?;
+    Ok(true)
+}
+
 /// Whether the process is the first one of a container that is not in a container itself.
 fn is_leader(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -439,6 +468,11 @@ impl Probe {
     /// A command of the machine that runs in the lab's network.
     pub fn command<S: AsRef<std::ffi::OsStr>>(&self, argv: impl IntoIterator<Item = S>) -> Command {
         self.enter(&self.group(), argv)
+    }
+
+    /// Brings the calling thread, and no other, into the probe's network.
+    pub fn enter_network(&self) -> Result<()> {
+        net::enter_probe(&self.site)
     }
 
     fn group(&self) -> PathBuf {

@@ -26,6 +26,7 @@ pub struct LabSpec {
     plain: u8,
     k3s: bool,
     smartup: bool,
+    k3s_disk: Option<u32>,
     name: Option<String>,
     kept: bool,
 }
@@ -33,7 +34,7 @@ pub struct LabSpec {
 impl LabSpec {
     /// This many hosts (h1, h2, …) with keepalived and firewalld, k3s and smartup.
     pub fn hosts(count: u8) -> Self {
-        Self { full: count, plain: 0, k3s: true, smartup: true, name: None, kept: false }
+        Self { full: count, plain: 0, k3s: true, smartup: true, k3s_disk: None, name: None, kept: false }
     }
 
     /// Further hosts, numbered after the others, without keepalived and firewalld; their apt can install both.
@@ -54,6 +55,13 @@ impl LabSpec {
     #[must_use]
     pub fn without_smartup(mut self) -> Self {
         self.smartup = false;
+        self
+    }
+
+    /// `/var/lib/rancher` is a disk (tmpfs) of so many MiB, which can be full. It outlasts reboots and power cuts.
+    #[must_use]
+    pub fn k3s_disk(mut self, mebibytes: u32) -> Self {
+        self.k3s_disk = Some(mebibytes);
         self
     }
 
@@ -227,7 +235,7 @@ fn plan(spec: &LabSpec) -> Result<Plan> {
     for (number, base) in (1..).zip(spec.bases()) {
         let mut layers = shared.clone();
         layers.push(base.tree()?);
-        hosts.push(HostPlan { number, layers });
+        hosts.push(HostPlan { number, layers, k3s_disk: spec.k3s_disk });
     }
     Ok(Plan { kept: false, hosts })
 }

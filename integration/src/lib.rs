@@ -11,7 +11,10 @@
 //! # } // and the lab is gone
 //! ```
 
+pub mod api;
 mod cgroup;
+pub mod clock;
+mod dice;
 mod disk;
 pub mod gc;
 mod host;
@@ -21,14 +24,19 @@ mod limits;
 mod lock;
 mod net;
 mod nspawn;
+pub mod outage;
 pub mod place;
 mod programs;
 mod random;
 mod recipe;
+pub mod report;
 mod run;
+mod shift;
 mod site;
 pub mod snapshot;
+pub mod watch;
 
+pub use dice::Dice;
 pub use host::{Host, Outcome, Probe, Running, exit_code};
 pub use lab::{Lab, LabSpec};
 pub use run::until;

@@ -3,10 +3,13 @@
 //! Partitions, cuts and losses are kept by the bridge under the port's name, so they outlast a host's reboot as a
 //! broken network does.
 
+use std::fs::File;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::run::{run, run_with};
 use crate::site::{Address, HostPlan, PREFIX, PREFIX6, Site};
@@ -25,6 +28,17 @@ pub(crate) fn inside(site: &Site, part: &str) -> Command {
 /// The same for the probe.
 pub(crate) fn inside_probe(site: &Site) -> Command {
     inside(site, PROBE)
+}
+
+/// Brings this thread, and no other, into the network of that namespace file.
+pub(crate) fn enter(file: &Path) -> Result<()> {
+    let network = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
+    move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).context("cannot enter the network")
+}
+
+/// The same for the probe's.
+pub(crate) fn enter_probe(site: &Site) -> Result<()> {
+    enter(&site.namespace_file(PROBE))
 }
 
 /// Lays the bridge and the probe's cable.

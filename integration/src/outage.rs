@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// One question to the API through the VIP.
+/// One question to the API through the VIP, or something that was to be written.
 #[derive(Debug, Clone, Copy)]
 pub struct Get {
     /// When it was asked.
@@ -23,9 +23,9 @@ pub struct Change {
 }
 
 /// The longest time that the API was away: from the first question that got no answer until the next that got one was
-/// asked, so that an answer that hangs counts from the moment of its question. Only gaps that begin in `from..until`
-/// count; one that does not end is counted as far as it was seen.
-pub fn longest(gets: &[Get], from: Duration, until: Duration) -> Duration {
+/// asked, so that an answer that hangs counts from the moment of its question. One is asked each `gap`. Only gaps that begin in
+/// `from..until` /// count; one that does not end is counted as far as it was seen.
+pub fn longest(gets: &[Get], gap: Duration, from: Duration, until: Duration) -> Duration {
     let mut gets = gets.to_vec();
     gets.sort_by_key(|get| get.asked);
     let mut longest = Duration::ZERO;
@@ -39,14 +39,18 @@ pub fn longest(gets: &[Get], from: Duration, until: Duration) -> Duration {
             away = Some(get.asked);
         }
         if let Some(since) = away {
-            longest = longest.max((get.asked + GAP).saturating_sub(since));
+            longest = longest.max((get.asked + gap).saturating_sub(since));
         }
     }
     longest
 }
 
-/// Between two questions.
-pub const GAP: Duration = Duration::from_millis(20);
+/// Whether all questions of a while were answered, as far as one can know now: one that was asked within `patience` may still be.
+pub fn is_fine_for(gets: &[Get], time: Duration, patience: Duration, now: Duration) -> bool {
+    let known = now.saturating_sub(patience);
+    let recent = || gets.iter().filter(|get| get.asked >= known.saturating_sub(time));
+    recent().any(|get| get.asked < known) && recent().all(|get| get.answered)
+}
 
 /// How long more than one host held the VIP between `from` and `until`.
 pub fn shared(changes: &[Change], from: Duration, until: Duration) -> Duration {
@@ -92,21 +96,30 @@ mod tests {
 
     #[test]
     fn a_gap_goes_from_its_first_question_to_the_next_answered_one() {
-        assert_eq!(longest(&gets("..xxx.."), ms(0), ms(1000)), ms(60));
-        assert_eq!(longest(&gets("..x.xx.x"), ms(0), ms(1000)), ms(40));
-        assert_eq!(longest(&gets("......"), ms(0), ms(1000)), ms(0));
+        assert_eq!(longest(&gets("..xxx.."), ms(20), ms(0), ms(1000)), ms(60));
+        assert_eq!(longest(&gets("..x.xx.x"), ms(20), ms(0), ms(1000)), ms(40));
+        assert_eq!(longest(&gets("......"), ms(20), ms(0), ms(1000)), ms(0));
     }
 
     #[test]
     fn the_order_in_which_answers_came_does_not_count() {
         let mut late = gets(".xx..");
         late.swap(1, 4);
-        assert_eq!(longest(&late, ms(0), ms(1000)), ms(40));
+        assert_eq!(longest(&late, ms(20), ms(0), ms(1000)), ms(40));
     }
 
     #[test]
     fn only_gaps_that_begin_in_the_window_count() {
-        assert_eq!(longest(&gets("xx..xxx..x"), ms(60), ms(160)), ms(60));
+        assert_eq!(longest(&gets("xx..xxx..x"), ms(20), ms(60), ms(160)), ms(60));
+    }
+
+    #[test]
+    fn it_is_fine_when_nothing_is_missing_that_could_be_there() {
+        // asked from 0 to 180 ms, and an answer may take 60 ms
+        let fine = |answers: &str, now| is_fine_for(&gets(answers), ms(60), ms(60), ms(now));
+        assert!(fine("..........", 200) && fine("xxx.......", 200) && !fine("....x.....", 200));
+        assert!(!fine("..........", 310), "nothing was asked lately");
+        assert!(!fine(".........x", 200), "that one is known already");
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub(crate) struct HostPlan {
     pub(crate) number: u8,
     /// The trees its root is laid over, topmost first.
     pub(crate) layers: Vec<PathBuf>,
+    /// The size of a disk for k3s alone, MiB; without one k3s has the machine's.
+    pub(crate) k3s_disk: Option<u32>,
 }
 
 impl HostPlan {

@@ -1,19 +1,15 @@
 //! Who holds the VIP, seen from inside each host's network: only there a socket can be bound to it.
 
-use std::fs::File;
 use std::net::{IpAddr, UdpSocket};
-use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use integration::Host;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-
 use crate::clock::now;
 use crate::outage::Change;
+use crate::{Host, net};
 
 const TICK: Duration = Duration::from_millis(5);
 /// A host that was off gets another network.
@@ -74,7 +70,7 @@ fn watch(host: &Host, vip: IpAddr, over: &AtomicBool, changes: &Mutex<Vec<Change
             looked = at;
             // A host that is down keeps its last network; the lab takes its interface away, and the VIP with it.
             if let Some(leader) = host.leader().filter(|leader| inside != Some(*leader))
-                && enter(leader).is_ok()
+                && net::enter(Path::new(&format!("/proc/{leader}/ns/net"))).is_ok()
             {
                 inside = Some(leader);
             }
@@ -88,10 +84,4 @@ fn watch(host: &Host, vip: IpAddr, over: &AtomicBool, changes: &Mutex<Vec<Change
         }
         std::thread::sleep(TICK);
     }
-}
-
-/// Brings this thread, and no other, into a process's network.
-fn enter(pid: u32) -> Result<()> {
-    let file = File::open(format!("/proc/{pid}/ns/net"))?;
-    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).context("cannot enter the host's network")
 }

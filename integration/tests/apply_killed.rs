@@ -4,25 +4,13 @@ mod common;
 
 use anyhow::{Context as _, Result, bail};
 use common::{Control, LONG, is_one_cluster, yaml};
-use integration::{Host, Lab, LabSpec, until};
+use integration::{Dice, Host, Lab, LabSpec, until};
 
 /// So many times it is killed, three times over.
 const KILLS: usize = 12;
 const PARTS: usize = 3;
 /// A run has about so many events when there is much to do.
 const EVENTS: u64 = 420;
-
-/// Numbers that look random (Marsaglia's xorshift), the same ones for the same seed.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
 
 enum Fate {
     Killed,
@@ -61,8 +49,8 @@ fn all_released(hosts: &[&Host]) -> Result<()> {
 
 #[test]
 fn killed_at_random_moments_it_converges() -> Result<()> {
-    let seed = u64::from(std::process::id()) | 1 << 40;
-    killed(&mut Dice(seed)).with_context(|| format!("the dice were {seed}"))
+    let seed = u64::from(std::process::id());
+    killed(&mut Dice::new(seed)).with_context(|| format!("the dice were {seed}"))
 }
 
 fn killed(dice: &mut Dice) -> Result<()> {

@@ -438,3 +438,35 @@ fn a_plain_host_installs_keepalived_and_firewalld_without_a_network() -> Result<
     h1.run(["firewall-cmd", "--state"])?;
     Ok(())
 }
+
+#[test]
+fn the_time_of_day_and_a_disk_of_a_hosts_own() -> Result<()> {
+    let lab = Lab::up(&bare(2).k3s_disk(16))?;
+    let [h1, h2] = lab.hosts() else { bail!("there are two hosts") };
+    let ticker = "use Time::HiRes qw(clock_gettime sleep); $| = 1; while (1) { print int(clock_gettime(0)), qq(\\n); sleep 0.05 }";
+    for host in [h1, h2] {
+        host.run(["systemd-run", "-q", "--unit=ticker", "-p", "StandardOutput=truncate:/run/ticks", "perl", "-e", ticker])?;
+    }
+    // by how much the program's clock is ahead of ours
+    let ahead = |host: &Host| -> Result<i64> {
+        let now = i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs())?;
+        Ok(host.run(["tail", "-n1", "/run/ticks"])?.trim().parse::<i64>()? - now)
+    };
+    let becomes = |wanted: i64| until("the other time", SOON, || Ok((ahead(h1)?.abs_diff(wanted) <= 2).then_some(())));
+    becomes(0)?;
+    for seconds in [3600, -90, 0] {
+        h1.shift_clock(seconds)?;
+        becomes(seconds)?;
+        ensure!(ahead(h2)?.abs() <= 2, "the other host's time");
+    }
+    ensure!(h1.run(["systemctl", "is-active", "ticker"])?.trim() == "active");
+
+    let full = h1.exec(["dd", "if=/dev/zero", "of=/var/lib/rancher/filler", "bs=1M"])?;
+    ensure!(full.code == 1 && full.stderr.contains("No space left on device"), "{full:?}");
+    h2.write("/var/lib/rancher/room", 0o600, "here")?;
+    h1.power_cut()?;
+    h1.power_on()?;
+    ensure!(h1.run(["stat", "-c", "%s", "/var/lib/rancher/filler"])?.trim() == (16 << 20).to_string(), "it outlasts a power cut");
+    h1.run(["rm", "/var/lib/rancher/filler"])?;
+    h1.write("/var/lib/rancher/room", 0o600, "here")
+}

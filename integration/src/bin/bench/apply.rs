@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use integration::clock::now;
 use integration::{Lab, LabSpec};
 
 use crate::ansible::{Playbook, lay_out};
 use crate::by_hand;
-use crate::clock::now;
 use crate::cluster::{Crew, median_of};
 use crate::control::Control;
 use crate::course::{Course, follow};

@@ -2,29 +2,20 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use integration::api::{Api, PATIENCE, save_credentials};
+use integration::clock::now;
+use integration::outage::{Get, is_fine_for};
 use integration::{Host, Lab};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
-use crate::clock::now;
-use crate::outage::{GAP, Get};
-
-/// Nobody there, or nobody who accepts.
-const CONNECT_LIMIT: Duration = Duration::from_millis(200);
-/// From the connection to the answer's first line. Only a hang takes that long, and it counts from its question on.
-const ANSWER_LIMIT: Duration = Duration::from_secs(1);
-/// The files that the client takes along, as k3s names them.
-const FILES: [&str; 3] = ["server-ca.crt", "client-admin.crt", "client-admin.key"];
+/// Between two questions.
+pub const GAP: Duration = Duration::from_millis(20);
 
 /// What the client needs to know.
 #[derive(Debug, Args)]
@@ -38,17 +29,18 @@ pub struct Ask {
 impl Ask {
     /// Asks until it is killed: a line `MICROSECONDS ok` or `MICROSECONDS WHY` for each question.
     pub fn run(self) -> Result<()> {
-        let connector = TlsConnector::from(Arc::new(tls(&self.folder)?));
+        let api = Api::new(self.address, &self.folder)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
         runtime.block_on(async {
             let mut tick = tokio::time::interval(GAP);
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
             loop {
                 tick.tick().await;
-                let connector = connector.clone();
+                let api = api.clone();
                 tokio::spawn(async move {
                     let asked = now();
-                    let said = get(self.address, connector).await.map_or_else(|why| format!("{why:#}"), |()| "ok".to_owned());
+                    // the API server answers this without asking etcd
+                    let said = api.ask("GET", "/version", "").await.map_or_else(|why| format!("{why:#}"), |()| "ok".to_owned());
                     if writeln!(std::io::stdout().lock(), "{} {said}", asked.as_micros()).is_err() {
                         std::process::exit(0); // nobody reads any more
                     }
@@ -56,37 +48,6 @@ impl Ask {
             }
         })
     }
-}
-
-fn tls(folder: &Path) -> Result<rustls::ClientConfig> {
-    let [ca, cert, key] = FILES.map(|file| folder.join(file));
-    let mut roots = rustls::RootCertStore::empty();
-    for cert in CertificateDer::pem_file_iter(&ca)? {
-        roots.add(cert?)?;
-    }
-    let chain = CertificateDer::pem_file_iter(&cert)?.collect::<Result<Vec<_>, _>>()?;
-    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(&key)?)?;
-    Ok(config)
-}
-
-/// One question, over a connection of its own: `/version`, which the API server answers without asking etcd.
-async fn get(address: SocketAddr, connector: TlsConnector) -> Result<()> {
-    let stream = tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await.context("no connection")??;
-    let answer = async {
-        let name = ServerName::from(address.ip());
-        let mut stream = connector.connect(name, stream).await?;
-        let question = format!("GET /version HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-        stream.write_all(question.as_bytes()).await?;
-        stream.flush().await?;
-        let mut status = [0; 12];
-        stream.read_exact(&mut status).await?;
-        anyhow::ensure!(&status == b"HTTP/1.1 200", "{}", status.escape_ascii());
-        Ok(())
-    };
-    tokio::time::timeout(ANSWER_LIMIT, answer).await.context("no answer")?
 }
 
 /// The client, as seen from here. It ends with this value.
@@ -101,9 +62,7 @@ impl Asked {
     /// Starts the client, with the credentials that a server keeps for its administrator.
     pub fn start(lab: &Lab, server: &Host, api: SocketAddr) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        for file in FILES {
-            std::fs::write(folder.path().join(file), server.read(&format!("/var/lib/rancher/k3s/server/tls/{file}"))?)?;
-        }
+        save_credentials(server, folder.path())?;
         let own = std::env::current_exe().context("cannot tell where this program is")?;
         let mut command = lab.probe().command([own.as_os_str(), "ask".as_ref(), api.to_string().as_ref(), folder.path().as_os_str()]);
         let mut client = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start the client")?;
@@ -127,11 +86,7 @@ impl Asked {
 
     /// Whether all questions of a while were answered, as far as one can know now.
     pub fn is_fine_for(&self, time: Duration) -> bool {
-        let known = now().saturating_sub(CONNECT_LIMIT + ANSWER_LIMIT);
-        let window = known.saturating_sub(time)..known;
-        let recent: Vec<_> = self.gets().into_iter().filter(|get| get.asked >= window.start).collect();
-        let complete = recent.iter().filter(|get| window.contains(&get.asked)).count() > 0;
-        complete && recent.iter().all(|get| get.answered)
+        is_fine_for(&self.gets(), time, PATIENCE, now())
     }
 }
 

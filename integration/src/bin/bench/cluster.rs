@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
+use integration::clock::now;
 use integration::{Host, Lab, LabSpec, NETWORK, until};
 
-use crate::clock::now;
 use crate::memory;
 use crate::program::Program;
 

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 
-use crate::clock::now;
 use crate::cluster::{Crew, api, node_ready, unit_start};
+use integration::clock::now;
 
 /// Says when the API of the server on which it runs is ready. Asked each 100 ms by a process that is small beside k3s.
 const API: &str = "t=/var/lib/rancher/k3s/server/tls

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::Result;
+use integration::clock::now;
 use integration::{Host, Lab, LabSpec, until};
 use serde_json::json;
 
-use crate::clock::now;
 use crate::cluster::{Crew, api, median_of, settle};
 use crate::control::Control;
 use crate::memory::Peak;

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use integration::clock::now;
+use integration::outage::{longest, shared, taken};
+use integration::watch::Watch;
 use integration::{Host, Lab, until};
 
-use crate::ask::Asked;
-use crate::clock::now;
+use crate::ask::{Asked, GAP};
 use crate::cluster::settle;
 use crate::fault::Fault;
-use crate::outage::{longest, shared, taken};
 use crate::side::Side;
-use crate::watch::Watch;
 
 /// How long a fault lasts at least, so that "two holders" can be compared.
 const LEAST: Duration = Duration::from_secs(8);
@@ -98,7 +98,7 @@ impl Scene<'_> {
             std::thread::sleep(time);
         });
         std::thread::sleep(CALM); // for the answers to the last questions
-        Ok(Calm { moves: taken(&self.watch.changes(), begun, end), outage: longest(&self.asked.gets(), begun, end) })
+        Ok(Calm { moves: taken(&self.watch.changes(), begun, end), outage: longest(&self.asked.gets(), GAP, begun, end) })
     }
 
     /// Waits until the client has been content for a while, at least as long after `from` as is said, and tells what
@@ -113,7 +113,7 @@ impl Scene<'_> {
             format!("{sign}{} {:.2}", change.host, change.at.saturating_sub(from).as_secs_f64())
         });
         Ok(Seen {
-            outage: longest(&self.asked.gets(), from.saturating_sub(MARGIN), to),
+            outage: longest(&self.asked.gets(), GAP, from.saturating_sub(MARGIN), to),
             shared: shared(&changes, from, to),
             moves: moves.collect(),
         })

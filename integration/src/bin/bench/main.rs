@@ -5,7 +5,6 @@ mod ansible;
 mod apply;
 mod ask;
 mod by_hand;
-mod clock;
 mod cluster;
 mod control;
 mod course;
@@ -13,11 +12,8 @@ mod crowd;
 mod failover;
 mod fault;
 mod memory;
-mod outage;
 mod program;
-mod report;
 mod side;
-mod watch;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -26,6 +22,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
+use integration::report::{Table, gap, middle, spread, verdict, yes};
+use integration::watch::Watch;
 
 use ansible::Playbook;
 use apply::{Applied, Runs};
@@ -36,9 +34,7 @@ use crowd::Crowd;
 use failover::{Calm, Failover, Scene, Seen};
 use fault::Fault;
 use program::Program;
-use report::{Table, gap, middle, spread, verdict, yes};
 use side::{Side, Written};
-use watch::Watch;
 
 /// How long nothing happens, to see whether the VIP stays where it is.
 const QUIET: Duration = Duration::from_secs(20);
