@@ -2,7 +2,7 @@
 STATIC := x86_64-unknown-linux-gnu
 BINARY := target/$(STATIC)/release/smartup
 
-.PHONY: all setup build test lint unit lab-test demo bench deny clean-lab
+.PHONY: all setup build test lint unit lab-test demo bench soak deny clean-lab
 
 all: $(BINARY)
 
@@ -35,6 +35,10 @@ demo: setup build
 
 bench: setup build $(BINARY)
 	cargo run -q -p integration --bin bench
+
+# ARGS="--seed 7 --minutes 60 --faults power,cut"
+soak: setup build
+	cargo run -q -p integration --bin soak -- $(ARGS)
 
 deny:
 	cargo deny check bans licenses sources

@@ -1,0 +1,100 @@
+//! The client: writes through the VIP all the time, and remembers what was acknowledged.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use integration::Probe;
+use integration::api::{Api, PATIENCE, save_credentials};
+use integration::clock::now;
+use integration::outage::{Get, is_fine_for};
+
+/// From one write to the next.
+pub const GAP: Duration = Duration::from_millis(100);
+/// Where the objects are.
+pub const NAMESPACE: &str = "soak";
+
+/// One write.
+#[derive(Debug, Clone)]
+pub struct Write {
+    /// The object's name.
+    pub name: String,
+    /// When, and whether it was acknowledged.
+    pub get: Get,
+}
+
+/// A stream of writes, each of a new `ConfigMap`, whatever became of those before. It ends with this value.
+#[derive(Debug)]
+pub struct Writes {
+    over: Arc<AtomicBool>,
+    all: Arc<Mutex<Vec<Write>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writes {
+    /// Begins to write, from a place that is none of the hosts, with the credentials of a server's administrator.
+    pub fn start(probe: &Probe, server: &integration::Host, api: SocketAddr) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        save_credentials(server, folder.path())?;
+        let api = Api::new(api, folder.path())?;
+        let (over, all) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<Write>>>::default());
+        let (probe, is_over, list) = (probe.clone(), over.clone(), all.clone());
+        let thread = std::thread::spawn(move || {
+            if let Err(error) = write(&probe, &api, &is_over, &list) {
+                eprintln!("the client ended: {error:#}");
+            }
+        });
+        Ok(Self { over, all, thread: Some(thread) })
+    }
+
+    /// All that have come to an end.
+    pub fn all(&self) -> Vec<Write> {
+        self.all.lock().map(|all| all.clone()).unwrap_or_default()
+    }
+
+    /// The same as questions and answers.
+    pub fn gets(&self) -> Vec<Get> {
+        self.all().into_iter().map(|write| write.get).collect()
+    }
+
+    /// Whether all writes of a while were acknowledged.
+    pub fn go_well_for(&self, time: Duration) -> bool {
+        is_fine_for(&self.gets(), time, PATIENCE, now())
+    }
+}
+
+impl Drop for Writes {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// In a thread of its own: only there the network is the probe's.
+fn write(probe: &Probe, api: &Api, over: &AtomicBool, all: &Arc<Mutex<Vec<Write>>>) -> Result<()> {
+    probe.enter_network()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
+    runtime.block_on(async {
+        let mut tick = tokio::time::interval(GAP);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        for n in 0_u64.. {
+            tick.tick().await;
+            if over.load(Ordering::Relaxed) {
+                break;
+            }
+            let (api, all, name) = (api.clone(), all.clone(), format!("write-{n:07}"));
+            tokio::spawn(async move {
+                let asked = now();
+                let body = format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}"}},"data":{{"n":"{n}"}}}}"#);
+                let answered = api.ask("POST", &format!("/api/v1/namespaces/{NAMESPACE}/configmaps"), &body).await.is_ok();
+                if let Ok(mut all) = all.lock() {
+                    all.push(Write { name, get: Get { asked, answered } });
+                }
+            });
+        }
+    });
+    Ok(())
+}
