@@ -79,11 +79,13 @@ fn soak(cli: &Cli, seed: u64) -> Result<()> {
         let case = Case::draw(fault, site.cluster(), &mut dice);
         let lasts = Duration::from_secs(cli.least + dice.below(1 + cli.most - cli.least));
         eprintln!("{:>5.0} s  {case}", now().saturating_sub(begun).as_secs_f64());
-        ended = round(&site, &case, lasts).map(|round| {
+        let from = now();
+        let seen = round(&site, &case, lasts);
+        site.tell_what_was_seen(from);
+        ended = seen.with_context(|| format!("{case}")).map(|round| {
             eprintln!("         {round}");
             tally.add(fault, round);
         });
-        ended = ended.with_context(|| format!("{case}"));
     }
     ended = ended.and_then(|()| site.is_as_it_was());
     tally.wrote(&site.writes.all());

@@ -61,8 +61,8 @@ struct State {
 
 impl State {
     fn of(host: &Host) -> Result<Self> {
-        // what the system itself rewrites at each boot is not under /etc
-        let files = host.tree_snapshot()?.filter(|path| path.starts_with("/etc/") || path.starts_with("/usr/"));
+        // elsewhere k3s, pods and the system itself write all the time
+        let files = host.tree_snapshot()?.filter(|path| path.starts_with("/etc/") || path.starts_with("/usr/local/"));
         Ok(Self { files, firewall: host.firewall_snapshot()? })
     }
 }
@@ -178,6 +178,19 @@ impl Site {
             ensure!(files.is_empty() && firewall.is_empty(), "{} is not as it was:\n{files}{firewall}", host.name());
         }
         Ok(())
+    }
+
+    /// Prints who took the VIP (`+h2`) or gave it away (`-h1`), how many seconds later, and why writes were not acknowledged.
+    pub fn tell_what_was_seen(&self, since: Duration) {
+        let moves = self.watch.changes().into_iter().filter(|change| change.at >= since).map(|change| {
+            let sign = if change.holds { '+' } else { '-' };
+            format!(" {sign}{} {:.2}", change.host, change.at.saturating_sub(since).as_secs_f64())
+        });
+        let reasons = self.writes.why_not(since).into_iter().map(|(why, count)| format!("; {count} writes: {why}"));
+        let seen: String = moves.chain(reasons).collect();
+        if !seen.is_empty() {
+            eprintln!("        {seen}");
+        }
     }
 
     /// Prints what the hosts said last.

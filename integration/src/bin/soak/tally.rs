@@ -94,7 +94,7 @@ mod tests {
             let ms = Duration::from_millis;
             tally.add(fault, Round { away: ms(away), shared: ms(0), whole: ms(9000) });
         }
-        let write = |answered| Write { name: "w".into(), get: Get { asked: Duration::ZERO, answered } };
+        let write = |answered| Write { name: "w".into(), get: Get { asked: Duration::ZERO, answered }, why: None };
         tally.wrote(&[write(true), write(false), write(true)]);
         assert_eq!(
             tally.text(Duration::from_secs(130)),

@@ -1,5 +1,6 @@
 //! The client: writes through the VIP all the time, and remembers what was acknowledged.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,6 +25,8 @@ pub struct Write {
     pub name: String,
     /// When, and whether it was acknowledged.
     pub get: Get,
+    /// Why not.
+    pub why: Option<String>,
 }
 
 /// A stream of writes, each of a new `ConfigMap`, whatever became of those before. It ends with this value.
@@ -60,6 +63,15 @@ impl Writes {
         self.all().into_iter().map(|write| write.get).collect()
     }
 
+    /// Why writes since then were not acknowledged, and how many.
+    pub fn why_not(&self, since: Duration) -> BTreeMap<String, usize> {
+        let mut reasons = BTreeMap::new();
+        for why in self.all().into_iter().filter(|write| write.get.asked >= since).filter_map(|write| write.why) {
+            *reasons.entry(why).or_default() += 1;
+        }
+        reasons
+    }
+
     /// Whether all writes of a while were acknowledged.
     pub fn go_well_for(&self, time: Duration) -> bool {
         is_fine_for(&self.gets(), time, PATIENCE, now())
@@ -89,9 +101,10 @@ fn write(probe: &Probe, api: &Api, over: &AtomicBool, all: &Arc<Mutex<Vec<Write>
             tokio::spawn(async move {
                 let asked = now();
                 let body = format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}"}},"data":{{"n":"{n}"}}}}"#);
-                let answered = api.ask("POST", &format!("/api/v1/namespaces/{NAMESPACE}/configmaps"), &body).await.is_ok();
+                let answer = api.ask("POST", &format!("/api/v1/namespaces/{NAMESPACE}/configmaps"), &body).await;
                 if let Ok(mut all) = all.lock() {
-                    all.push(Write { name, get: Get { asked, answered } });
+                    let why = answer.err().map(|error| error.root_cause().to_string());
+                    all.push(Write { name, get: Get { asked, answered: why.is_none() }, why });
                 }
             });
         }
