@@ -80,9 +80,9 @@ fn soak(cli: &Cli, seed: u64) -> Result<()> {
         let lasts = Duration::from_secs(cli.least + dice.below(1 + cli.most - cli.least));
         eprintln!("{:>5.0} s  {case}", now().saturating_sub(begun).as_secs_f64());
         let from = now();
-        let seen = round(&site, &case, lasts);
+        let thrown = round(&site, &case, lasts);
         site.tell_what_was_seen(from);
-        ended = seen.with_context(|| format!("{case}")).map(|round| {
+        ended = thrown.with_context(|| format!("{case}")).map(|round| {
             eprintln!("         {round}");
             tally.add(fault, round);
         });
@@ -113,10 +113,12 @@ fn round(site: &Site, case: &Case<'_>, lasts: Duration) -> Result<Round> {
     let whole = now();
     site.keeps_what_it_acknowledged()?;
     site.is_settled()?;
-    let from = begun.saturating_sub(MARGIN);
+    // nothing between two faults is left out
+    let (from, to) = (begun.saturating_sub(MARGIN), now());
     Ok(Round {
-        away: longest(&site.writes.gets(), GAP, from, whole),
-        shared: shared(&site.watch.changes(), begun, whole),
+        away: longest(&site.writes.questions(), GAP, from, to),
+        no_writes: longest(&site.writes.gets(), GAP, from, to),
+        shared: shared(&site.watch.changes(), begun, to),
         whole: whole.saturating_sub(ended),
     })
 }

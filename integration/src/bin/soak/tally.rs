@@ -12,8 +12,10 @@ use crate::writes::{GAP, Write};
 /// What was seen of one fault.
 #[derive(Debug, Clone, Copy)]
 pub struct Round {
-    /// The longest time without an acknowledged write, from the fault until the cluster was whole again.
+    /// The longest time without an answer through the VIP, from the fault until the next one.
     pub away: Duration,
+    /// The same without an acknowledged write.
+    pub no_writes: Duration,
     /// How long two hosts held the VIP.
     pub shared: Duration,
     /// From the fault's end until the cluster was whole again.
@@ -22,7 +24,8 @@ pub struct Round {
 
 impl fmt::Display for Round {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no writes for {:.1?}, two holders for {:.2?}, whole again {:.1?} after its end", self.away, self.shared, self.whole)
+        let Self { away, no_writes, shared, whole } = self;
+        write!(f, "away {away:.1?}, no writes {no_writes:.1?}, two holders {shared:.2?}, whole again {whole:.1?} after its end")
     }
 }
 
@@ -61,13 +64,14 @@ impl Tally {
                 title.to_owned(),
                 rounds.len().to_string(),
                 gap(&times(|r| r.away)),
+                gap(&times(|r| r.no_writes)),
                 gap(&times(|r| r.shared)),
                 spread(&times(|r| r.whole)),
             ]
         };
         let mut rows: Vec<Vec<String>> = self.rounds.iter().map(|(fault, rounds)| row(fault.title(), rounds)).collect();
         rows.push(row("all", &all));
-        let head = ["fault", "times", "no writes for", "two holders for", "whole again after its end"].map(str::to_owned).to_vec();
+        let head = ["fault", "times", "API away", "no writes", "two holders", "whole again after its end"].map(str::to_owned).to_vec();
         let minutes = took.as_secs_f64() / 60.0;
         format!(
             "{}\nSeed {}, {minutes:.0} minutes, {} faults. {} writes, one each {} ms; {} acknowledged, of which \
@@ -92,7 +96,7 @@ mod tests {
         let mut tally = Tally::new(7);
         for (fault, away) in [(Fault::Power, 400), (Fault::Cut, 0), (Fault::Power, 600)] {
             let ms = Duration::from_millis;
-            tally.add(fault, Round { away: ms(away), shared: ms(0), whole: ms(9000) });
+            tally.add(fault, Round { away: ms(away), no_writes: ms(2 * away), shared: ms(0), whole: ms(9000) });
         }
         let write = |answered| Write { name: "w".into(), get: Get { asked: Duration::ZERO, answered }, why: None };
         tally.wrote(&[write(true), write(false), write(true)]);
@@ -100,11 +104,11 @@ mod tests {
             tally.text(Duration::from_secs(130)),
             "## Random faults
 
-| fault | times | no writes for | two holders for | whole again after its end |
-|---|---|---|---|---|
-| power cut | 2 | 0.60 (0.40-0.60) s | none | 9.00 s |
-| partition between two hosts | 1 | none | none | 9.00 s |
-| all | 3 | 0.40 (0.00-0.60) s | none | 9.00 s |
+| fault | times | API away | no writes | two holders | whole again after its end |
+|---|---|---|---|---|---|
+| power cut | 2 | 0.60 (0.40-0.60) s | 1.20 (0.80-1.20) s | none | 9.00 s |
+| partition between two hosts | 1 | none | none | none | 9.00 s |
+| all | 3 | 0.40 (0.00-0.60) s | 0.80 (0.00-1.20) s | none | 9.00 s |
 
 Seed 7, 2 minutes, 3 faults. 3 writes, one each 100 ms; 2 acknowledged, of which none was missing after any fault above.
 "

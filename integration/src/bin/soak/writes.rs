@@ -1,4 +1,4 @@
-//! The client: writes through the VIP all the time, and remembers what was acknowledged.
+//! The client: asks and writes through the VIP all the time, and remembers what was answered and acknowledged.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use integration::api::{Api, PATIENCE, save_credentials};
 use integration::clock::now;
 use integration::outage::{Get, is_fine_for};
 
-/// From one write to the next.
+/// From one question, and one write, to the next.
 pub const GAP: Duration = Duration::from_millis(100);
 /// Where the objects are.
 pub const NAMESPACE: &str = "soak";
@@ -29,11 +29,13 @@ pub struct Write {
     pub why: Option<String>,
 }
 
-/// A stream of writes, each of a new `ConfigMap`, whatever became of those before. It ends with this value.
+/// A stream of writes, each of a new `ConfigMap`, and of questions that need no etcd, whatever became of those before. It ends with
+/// this value.
 #[derive(Debug)]
 pub struct Writes {
     over: Arc<AtomicBool>,
     all: Arc<Mutex<Vec<Write>>>,
+    questions: Arc<Mutex<Vec<Get>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -43,14 +45,19 @@ impl Writes {
         let folder = tempfile::tempdir()?;
         save_credentials(server, folder.path())?;
         let api = Api::new(api, folder.path())?;
-        let (over, all) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<Write>>>::default());
-        let (probe, is_over, list) = (probe.clone(), over.clone(), all.clone());
+        let (over, all, questions) = (Arc::<AtomicBool>::default(), Arc::default(), Arc::default());
+        let client = Client { probe: probe.clone(), api, over: over.clone(), all: Arc::clone(&all), questions: Arc::clone(&questions) };
         let thread = std::thread::spawn(move || {
-            if let Err(error) = write(&probe, &api, &is_over, &list) {
+            if let Err(error) = client.run() {
                 eprintln!("the client ended: {error:#}");
             }
         });
-        Ok(Self { over, all, thread: Some(thread) })
+        Ok(Self { over, all, questions, thread: Some(thread) })
+    }
+
+    /// What the API server was asked that it answers by itself.
+    pub fn questions(&self) -> Vec<Get> {
+        self.questions.lock().map(|questions| questions.clone()).unwrap_or_default()
     }
 
     /// All that have come to an end.
@@ -85,29 +92,49 @@ impl Drop for Writes {
     }
 }
 
-/// In a thread of its own: only there the network is the probe's.
-fn write(probe: &Probe, api: &Api, over: &AtomicBool, all: &Arc<Mutex<Vec<Write>>>) -> Result<()> {
-    probe.enter_network()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
-    runtime.block_on(async {
-        let mut tick = tokio::time::interval(GAP);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        for n in 0_u64.. {
-            tick.tick().await;
-            if over.load(Ordering::Relaxed) {
-                break;
-            }
-            let (api, all, name) = (api.clone(), all.clone(), format!("write-{n:07}"));
-            tokio::spawn(async move {
-                let asked = now();
-                let body = format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}"}},"data":{{"n":"{n}"}}}}"#);
-                let answer = api.ask("POST", &format!("/api/v1/namespaces/{NAMESPACE}/configmaps"), &body).await;
-                if let Ok(mut all) = all.lock() {
-                    let why = answer.err().map(|error| error.root_cause().to_string());
-                    all.push(Write { name, get: Get { asked, answered: why.is_none() }, why });
+/// The same in a thread of its own: only there the network is the probe's.
+struct Client {
+    probe: Probe,
+    api: Api,
+    over: Arc<AtomicBool>,
+    all: Arc<Mutex<Vec<Write>>>,
+    questions: Arc<Mutex<Vec<Get>>>,
+}
+
+impl Client {
+    fn run(&self) -> Result<()> {
+        self.probe.enter_network()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
+        runtime.block_on(async {
+            let mut tick = tokio::time::interval(GAP);
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+            for n in 0_u64.. {
+                tick.tick().await;
+                if self.over.load(Ordering::Relaxed) {
+                    break;
                 }
-            });
-        }
-    });
-    Ok(())
+                tokio::spawn(ask(self.api.clone(), self.questions.clone()));
+                tokio::spawn(write(self.api.clone(), n, self.all.clone()));
+            }
+        });
+        Ok(())
+    }
+}
+
+async fn ask(api: Api, questions: Arc<Mutex<Vec<Get>>>) {
+    let asked = now();
+    let answered = api.ask("GET", "/version", "").await.is_ok();
+    if let Ok(mut questions) = questions.lock() {
+        questions.push(Get { asked, answered });
+    }
+}
+
+async fn write(api: Api, n: u64, all: Arc<Mutex<Vec<Write>>>) {
+    let (asked, name) = (now(), format!("write-{n:07}"));
+    let body = format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}"}},"data":{{"n":"{n}"}}}}"#);
+    let answer = api.ask("POST", &format!("/api/v1/namespaces/{NAMESPACE}/configmaps"), &body).await;
+    if let Ok(mut all) = all.lock() {
+        let why = answer.err().map(|error| error.root_cause().to_string());
+        all.push(Write { name, get: Get { asked, answered: why.is_none() }, why });
+    }
 }
