@@ -48,9 +48,10 @@ marked=$(grep -rl --include='*.go' '+k8s:openapi-gen=' pkg staging/src/k8s.io |
   -h hack/boilerplate/boilerplate.generatego.txt -r "$work/violations"
 diff "$work/violations" api/api-rules/violation_exceptions.list # proves that the list of packages was complete
 
+# k3s's own name for it, which its nodes report as their version; lab-k3s makes others out of it (integration/k3s/src/release.rs).
 flags='-s -w'
 for package in vendor/k8s.io/client-go/pkg/version vendor/k8s.io/component-base/version; do
-  flags+=" -X k8s.io/kubernetes/$package.gitVersion=v1.20.2 -X k8s.io/kubernetes/$package.gitMajor=1"
+  flags+=" -X k8s.io/kubernetes/$package.gitVersion=v1.20.2+k3s1 -X k8s.io/kubernetes/$package.gitMajor=1"
   flags+=" -X k8s.io/kubernetes/$package.gitMinor=20 -X k8s.io/kubernetes/$package.gitTreeState=clean"
 done
 go build -trimpath -tags providerless -ldflags "$flags" -o "$out/usr/libexec/lab-kubernetes/" "${programs[@]/#/./cmd/}"

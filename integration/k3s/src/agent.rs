@@ -49,8 +49,8 @@ pub async fn run(
         containerd::start(&node).await?;
     }
     wait_for_api(&kubelet).await;
-    start_kubelet(&node, &config, &kubelet)?;
-    start_kube_proxy(&node, &config, &proxy)?;
+    start_kubelet(&node, &config, &kubelet).await?;
+    start_kube_proxy(&node, &config, &proxy).await?;
     let cluster_cidr = config["ClusterIPRange"].as_str().unwrap_or("10.42.0.0/16").to_owned();
     tokio::spawn(network::keep(node.clone(), cluster_cidr, kubelet.clone()));
     tokio::spawn(annotate(node.clone(), kubelet, args.to_vec()));
@@ -109,7 +109,7 @@ async fn wait_for_api(kubelet: &Path) {
     }
 }
 
-fn start_kubelet(node: &Node, config: &serde_json::Value, kubeconfig: &Path) -> Result<()> {
+async fn start_kubelet(node: &Node, config: &serde_json::Value, kubeconfig: &Path) -> Result<()> {
     let agent = |f: &str| node.layout.agent(f);
     folder(&agent("pod-manifests"))?;
     let text = serde_json::json!({
@@ -170,7 +170,7 @@ fn start_kubelet(node: &Node, config: &serde_json::Value, kubeconfig: &Path) -> 
             ("docker", format!("unix://{}", no_docker::SOCKET)),
         ]);
     }
-    kubernetes_component("kubelet", &flags, &node.kubelet_args)
+    kubernetes_component("kubelet", &flags, &node.kubelet_args).await
 }
 
 /// kubelet wants a file that exists; as k3s does, a host without a useful one gets a made-up one.
@@ -183,7 +183,7 @@ fn resolv_conf(made: &Path) -> Result<PathBuf> {
     Ok(made.to_owned())
 }
 
-fn start_kube_proxy(node: &Node, config: &serde_json::Value, kubeconfig: &Path) -> Result<()> {
+async fn start_kube_proxy(node: &Node, config: &serde_json::Value, kubeconfig: &Path) -> Result<()> {
     if config["DisableKubeProxy"] == true {
         return Ok(());
     }
@@ -198,7 +198,7 @@ fn start_kube_proxy(node: &Node, config: &serde_json::Value, kubeconfig: &Path) 
         ("kubeconfig", kubeconfig.display().to_string()),
         ("proxy-mode", "iptables".to_owned()),
     ];
-    kubernetes_component("kube-proxy", &flags, &node.kube_proxy_args)
+    kubernetes_component("kube-proxy", &flags, &node.kube_proxy_args).await
 }
 
 /// Writes what k3s notes on its Node, as soon as there is one.

@@ -58,7 +58,7 @@ impl ControlPlane<'_> {
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn api_server(&self, extra: &[String]) -> Result<()> {
+    pub async fn api_server(&self, extra: &[String]) -> Result<()> {
         let tls = |f: &str| self.layout.tls(f);
         let flags = [
             ("advertise-address", self.advertise.to_string()),
@@ -94,14 +94,14 @@ impl ControlPlane<'_> {
             ("tls-cert-file", path(&tls("serving-kube-apiserver.crt"))),
             ("tls-private-key-file", path(&tls("serving-kube-apiserver.key"))),
         ];
-        kubernetes_component("kube-apiserver", &flags, extra)
+        kubernetes_component("kube-apiserver", &flags, extra).await
     }
 
     /// Starts kube-controller-manager.
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn controller_manager(&self, extra: &[String]) -> Result<()> {
+    pub async fn controller_manager(&self, extra: &[String]) -> Result<()> {
         let tls = |f: &str| self.layout.tls(f);
         let kubeconfig = path(&self.layout.cred("controller.kubeconfig"));
         let flags = [
@@ -124,14 +124,14 @@ impl ControlPlane<'_> {
             ("service-cluster-ip-range", self.service_cidr.to_owned()),
             ("use-service-account-credentials", "true".into()),
         ];
-        kubernetes_component("kube-controller-manager", &flags, extra)
+        kubernetes_component("kube-controller-manager", &flags, extra).await
     }
 
     /// Starts kube-scheduler.
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn scheduler(&self, extra: &[String]) -> Result<()> {
+    pub async fn scheduler(&self, extra: &[String]) -> Result<()> {
         let kubeconfig = path(&self.layout.cred("scheduler.kubeconfig"));
         let flags = [
             ("authentication-kubeconfig", kubeconfig.clone()),
@@ -141,7 +141,7 @@ impl ControlPlane<'_> {
             ("port", "0".into()),
             ("profiling", "false".into()),
         ];
-        kubernetes_component("kube-scheduler", &flags, extra)
+        kubernetes_component("kube-scheduler", &flags, extra).await
     }
 }
 

@@ -23,6 +23,7 @@ mod passwd;
 mod pki;
 mod process;
 mod proxy;
+mod release;
 mod server;
 mod settings;
 mod snapshot;
@@ -33,9 +34,6 @@ use anyhow::{Context as _, Result, bail};
 use cli::{Command, Parsed};
 use std::os::unix::process::CommandExt as _;
 use tokio::signal::unix::{SignalKind, signal};
-
-/// What it claims to be.
-const VERSION: &str = "v1.20.2+k3s1 (1d4adb03)";
 
 const USAGE: &str = "NAME:
    k3s - Kubernetes, but small and simple
@@ -85,7 +83,7 @@ fn dispatch() -> Result<()> {
         "kubectl" => kubectl(&rest),
         "ctr" => ctr(&rest),
         "--version" | "-v" => {
-            println!("k3s version {VERSION}\ngo version go1.15.5");
+            println!("k3s version {} (1d4adb03)\ngo version go1.15.5", release::name());
             Ok(())
         }
         "help" | "--help" | "-h" => {
@@ -148,7 +146,7 @@ async fn join(flags: &Parsed, args: &[String]) -> Result<()> {
     let token = settings::token(flags, "token", "token-file")?.context("--token is required")?;
     let url = flags.one("server").context("--server is required")?.trim_end_matches('/').to_owned();
     let node = settings::Node::new(flags).await?;
-    info!("Starting k3s agent {VERSION}");
+    info!("Starting k3s agent {} (1d4adb03)", release::name());
     let balancer = loadbalancer::LoadBalancer::start(&node.layout, &url).await?;
     let local = format!("https://{}", loadbalancer::ADDRESS);
     let ready = || {

@@ -33,10 +33,10 @@ pub fn command(program: impl AsRef<Path>) -> Command {
 
 /// One of Kubernetes' programs with these flags, then the user's (`key=value`, so that they
 /// win). Only its warnings and errors go to our log.
-pub fn kubernetes_component(name: &'static str, flags: &[(&str, String)], extra: &[String]) -> Result<()> {
+pub async fn kubernetes_component(name: &'static str, flags: &[(&str, String)], extra: &[String]) -> Result<()> {
     let args: Vec<String> = flags.iter().map(|(k, v)| format!("--{k}={v}")).chain(extra.iter().map(|a| format!("--{a}"))).collect();
     crate::info!("Running {name} {}", args.join(" "));
-    let mut command = command(kubernetes(name));
+    let mut command = command(crate::release::program(name).await?);
     command.args(["--logtostderr=false", "--stderrthreshold=WARNING", "--log-file=/dev/null"]).args(args);
     // kubelet would ask a cloud's metadata service.
     command.env("AWS_EC2_METADATA_DISABLED", "true");

@@ -47,7 +47,7 @@ pub async fn run(flags: &Parsed, args: &[String]) -> Result<()> {
     let bind = flags.one("bind-address").map(str::parse::<IpAddr>).transpose().context("invalid bind-address")?;
     let advertise = flags.one("advertise-address").map(str::parse::<IpAddr>).transpose().context("invalid advertise-address")?;
     let service_cidr = flags.one("service-cidr").unwrap_or_default();
-    info!("Starting k3s {}", crate::VERSION);
+    info!("Starting k3s {} (1d4adb03)", crate::release::name());
     prepare_folders(layout)?;
     let reset = flags.is("cluster-reset");
     check_reset(layout, reset, flags.one("cluster-reset-restore-path"))?;
@@ -117,7 +117,7 @@ pub async fn run(flags: &Parsed, args: &[String]) -> Result<()> {
     if !single {
         tokio::spawn(etcd.clone().manage_learners());
     }
-    plane.api_server(&component_args(flags, "kube-apiserver-arg"))?;
+    plane.api_server(&component_args(flags, "kube-apiserver-arg")).await?;
     wait_for(&kube, "/livez/ping").await;
     supervisor.ready.store(true, Ordering::Relaxed);
     // As with a real k3s, systemd hears of it 1.5 to 2 s before /readyz is ok.
@@ -125,9 +125,9 @@ pub async fn run(flags: &Parsed, args: &[String]) -> Result<()> {
     notify::ready().context("cannot notify systemd")?;
     // The two need roles that the API makes for itself after its start, and end without them.
     wait_for(&kube, "/readyz").await;
-    plane.controller_manager(&component_args(flags, "kube-controller-manager-arg"))?;
+    plane.controller_manager(&component_args(flags, "kube-controller-manager-arg")).await?;
     if !flags.is("disable-scheduler") {
-        plane.scheduler(&component_args(flags, "kube-scheduler-arg"))?;
+        plane.scheduler(&component_args(flags, "kube-scheduler-arg")).await?;
     }
     tokio::spawn(manifests::keep(layout.clone(), flags.comma_separated("disable")));
     nodes::keep(kube, node.name, (!single).then_some(etcd)).await;
