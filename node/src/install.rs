@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use crate::files::replace;
-use crate::{Context as _, Host, Result, Undo, selinux, systemd};
+use crate::{Context as _, Entry, Host, Result, Undo, selinux, systemd};
 
 /// Puts a large file in place: copied beside its target, synced (a database's fsync soon after would pay for it
-/// otherwise), renamed. One that was there before is kept in smartup's own folder until a reset.
+/// otherwise), renamed. What was there before smartup came is kept in its own folder until a reset; what smartup itself put there
+/// is not.
 ///
 /// # Errors
 /// When the source cannot be read or the target not be written; the old one is then still there.
@@ -21,17 +22,48 @@ pub async fn install(host: &Host, source: &Path, target: &Path, mode: u32, read_
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
         Err(e) => return Err(e).context(what()),
     };
-    let kept = before.map(|sum| PathBuf::from(Host::STATE).join("kept").join(sum));
+    let (kept, ours) = original(&host.journal.entries(), target, before);
     host.journal.record(Undo::Installed { path: target.to_owned(), kept: kept.clone(), after })?;
     if let Some(kept) = kept
-        && !kept.exists()
+        && !ours
     {
-        fs::create_dir_all(kept.parent().unwrap_or(Path::new(Host::STATE))).context(what())?;
-        copy(target, &kept, fs::metadata(target).context(what())?.permissions().mode()).context(what())?;
+        keep(target, &kept)?;
     }
     systemd::mark_changed(read_by)?;
     copy(source, target, mode).context(what())?;
     selinux::restore(host.selinux(), target).await
+}
+
+/// Where smartup keeps the files that it may have to put back: gone after a reset.
+pub fn keeps(name: &str) -> PathBuf {
+    Path::new(Host::STATE).join("kept").join(name)
+}
+
+/// Where the file is, or will be, kept that a reset puts in the place of `path`, which holds `before` now; and whether it is smartup
+/// itself that put that there.
+fn original(journal: &[Entry], path: &Path, before: Option<String>) -> (Option<PathBuf>, bool) {
+    let Some(before) = before else { return (None, false) };
+    let ours = journal.iter().rev().find_map(|e| match &e.undo {
+        Undo::Installed { path: p, kept, after } if p == path && *after == before => Some(kept.clone()),
+        _ => None,
+    });
+    match ours {
+        Some(kept) => (kept, true),
+        None => (Some(keeps(&before)), false),
+    }
+}
+
+/// Keeps a copy of a file, unless there is one.
+///
+/// # Errors
+/// When it cannot be read, or the copy not be written.
+pub fn keep(file: &Path, kept: &Path) -> Result<()> {
+    if kept.exists() {
+        return Ok(());
+    }
+    let what = || format!("cannot keep {} as {}", file.display(), kept.display());
+    fs::create_dir_all(kept.parent().unwrap_or(Path::new(Host::STATE))).context(what())?;
+    copy(file, kept, fs::metadata(file).context(what())?.permissions().mode() & 0o7777).context(what())
 }
 
 /// Whether two files hold the same bytes; one that does not exist is like nothing.
@@ -113,6 +145,24 @@ pub(crate) fn copy(source: &Path, target: &Path, mode: u32) -> std::io::Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reset_goes_back_to_what_was_there_before_smartup() {
+        let path = Path::new("/usr/local/bin/k3s");
+        let installed = |kept: Option<PathBuf>, after: &str| Entry {
+            time: jiff::Timestamp::UNIX_EPOCH,
+            undo: Undo::Installed { path: path.to_owned(), kept, after: after.into() },
+        };
+        let of = |journal: &[Entry], before: &str| original(journal, path, Some(before.into()));
+        assert_eq!(original(&[], path, None), (None, false));
+        assert_eq!(of(&[], "theirs"), (Some(keeps("theirs")), false));
+        let over_theirs = [installed(Some(keeps("theirs")), "one")];
+        assert_eq!(of(&over_theirs, "one"), (Some(keeps("theirs")), true));
+        let into_nothing = [installed(None, "one"), installed(None, "two")];
+        assert_eq!(of(&into_nothing, "two"), (None, true));
+        assert_eq!(of(&into_nothing, "what somebody put there since"), (Some(keeps("what somebody put there since")), false));
+        assert_eq!(original(&over_theirs, Path::new("/other"), Some("one".into())), (Some(keeps("one")), false));
+    }
 
     #[test]
     fn compares_bytes() {

@@ -86,6 +86,16 @@ pub enum Undo {
     },
 }
 
+impl Undo {
+    /// The file that was written or installed.
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File { path, .. } | Self::Installed { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+}
+
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -131,13 +141,18 @@ impl Journal {
     }
 
     /// Writes down a change that is about to be made, and returns when it is on the disk. What is already there word for
-    /// word is not written again: a run that was killed and repeated leaves one entry.
+    /// word is not written again: a run that was killed and repeated leaves one entry. Of a file the last entry counts: it may be
+    /// changed there and back.
     ///
     /// # Errors
     /// When it cannot be written; the change must then not be made.
     pub fn record(&self, undo: Undo) -> Result<()> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if entries.iter().any(|e| e.undo == undo) {
+        let about_it = |e: &&Entry| match (e.undo.path(), undo.path()) {
+            (Some(a), Some(b)) => a == b,
+            _ => e.undo == undo,
+        };
+        if entries.iter().rev().find(about_it).is_some_and(|e| e.undo == undo) {
             return Ok(());
         }
         let entry = Entry { time: jiff::Timestamp::now(), undo };
@@ -259,6 +274,17 @@ mod tests {
         assert!(j.wrote(Path::new("/etc/x")));
         j.clear().unwrap();
         assert!(!path.parent().unwrap().exists());
+    }
+
+    #[test]
+    fn a_file_may_go_there_and_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let j = Journal::open(dir.path().join("journal.jsonl")).unwrap();
+        let installed = |after: &str| Undo::Installed { path: "/usr/local/bin/k3s".into(), kept: None, after: after.into() };
+        for after in ["one", "two", "two", "one", "one"] {
+            j.record(installed(after)).unwrap();
+        }
+        assert_eq!(j.entries().into_iter().map(|e| e.undo).collect::<Vec<_>>(), ["one", "two", "one"].map(installed));
     }
 
     #[test]

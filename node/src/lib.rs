@@ -29,7 +29,7 @@ pub use event::{Change, Event, Outcome, Reporter};
 pub use facts::{Facts, Link, SeLinux};
 pub use files::{Content, Edit, FileStep, read_optional, remove_file, write_atomically};
 pub use host::Host;
-pub use install::{has_content, hash, install, same_content};
+pub use install::{has_content, hash, install, keep, keeps, same_content};
 pub use journal::{Entry, FileState, Journal, Undo, hex};
 pub use kernel::{ModulesStep, SysctlStep};
 pub use lock::Lock;

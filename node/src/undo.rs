@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::files::temporary;
-use crate::install::{copy, hash};
+use crate::install::{copy, hash, keeps};
 use crate::journal::sha256;
 use crate::kernel::sysctl_path;
 use crate::{Context as _, FileState, Host, Result, Undo, read_optional, remove_file, run, selinux, write_atomically};
@@ -59,7 +59,8 @@ where
 {
     let mut edited = BTreeSet::new();
     let mut done = Vec::new();
-    for entry in host.journal.entries().into_iter().rev() {
+    let entries = host.journal.entries();
+    for entry in entries.iter().rev() {
         let one = match &entry.undo {
             Undo::File { path, before, after } => {
                 if edited.contains(path) {
@@ -71,7 +72,12 @@ where
                 }
                 one
             }
-            Undo::Installed { path, kept, after } => undo_installed(host, path, kept.as_deref(), after).await?,
+            Undo::Installed { path, kept, .. } => {
+                let ours = |sum: &str| {
+                    entries.iter().any(|e| matches!(&e.undo, Undo::Installed { path: p, after, .. } if p == path && after == sum))
+                };
+                undo_installed(host, path, kept.as_deref(), ours).await?
+            }
             Undo::Folder { path } => undo_folder(path)?,
             Undo::Unit { unit, enabled, active } => undo_unit(host, unit, *enabled, *active).await?,
             Undo::Sysctl { key, before } => undo_sysctl(key, before)?,
@@ -90,7 +96,7 @@ where
     }
     host.systemd.daemon_reload().await?;
     remove_file(&Path::new(Host::STATE).join(Host::DOWNLOAD))?;
-    let kept = Path::new(Host::STATE).join("kept");
+    let kept = keeps("");
     if kept.exists() {
         fs::remove_dir_all(&kept).context(format!("cannot remove {}", kept.display()))?;
     }
@@ -122,11 +128,12 @@ async fn undo_file(host: &Host, path: &Path, before: Option<&FileState>, after: 
     }
 }
 
-async fn undo_installed(host: &Host, path: &Path, kept: Option<&Path>, after: &str) -> Result<Undone> {
+/// `ours`: whether smartup installed a file with this SHA-256 there.
+async fn undo_installed(host: &Host, path: &Path, kept: Option<&Path>, ours: impl Fn(&str) -> bool) -> Result<Undone> {
     let shown = path.display();
     remove_file(&temporary(path))?;
     match hash(path) {
-        Ok(now) if now == after => {}
+        Ok(now) if ours(&now) => {}
         Ok(_) if kept.is_none_or(|k| !k.exists()) => return Ok(Undone::kept(format!("file {shown} was replaced since and is kept"))),
         Ok(_) => return Ok(Undone::gone(format!("file {shown}"))),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Undone::gone(format!("file {shown}"))),
