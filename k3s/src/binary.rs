@@ -137,7 +137,7 @@ fn checksum_of(list: &str, name: &str) -> Option<String> {
 }
 
 /// Downloads a release to `target`, where only root may read, and compares its checksum.
-async fn download(host: &Host, version: &str, mirror: &str, target: &Path) -> Result<()> {
+pub(crate) async fn download(host: &Host, version: &str, mirror: &str, target: &Path) -> Result<()> {
     let (name, list_name) = release_files(std::env::consts::ARCH)
         .ok_or_else(|| Error::failed(format!("k3s has no release for {}", std::env::consts::ARCH)).hint("give a binary with --k3s PATH"))?;
     let base = format!("{}/{}", mirror.trim_end_matches('/'), version.replace('+', "%2B"));

@@ -11,7 +11,8 @@ use kube::{Client, Config};
 use node::{Awaited, Context as _, Error, Host, Result, State, Step};
 use serde::Serialize;
 
-use crate::settings::{Settings, paths};
+use crate::settings::paths;
+use crate::skew::Version;
 use crate::watch::Watch;
 
 /// The API is on this host or in its network, where an answer takes a millisecond. A question that was asked just before the VIP
@@ -91,6 +92,19 @@ pub async fn nodes(client: &Client) -> Result<Vec<NodeInfo>> {
     Ok(nodes)
 }
 
+/// What the API server at `url` (the VIP) runs, asked with what this host has in its role.
+///
+/// # Errors
+/// When it does not answer, or not with a version.
+pub async fn server_version(role: Role, url: &str) -> Result<Version> {
+    let client = client(paths::kubeconfig(role), Some(url)).await?;
+    let info = client
+        .apiserver_version()
+        .await
+        .map_err(|e| Error::failed(format!("the API at {url} does not say its version: {}", in_words(&e))))?;
+    info.git_version.parse()
+}
+
 /// Whether the API answers at `url` (the VIP), with the certificate that names it.
 ///
 /// # Errors
@@ -137,14 +151,16 @@ pub(crate) fn transient(error: &kube::Error) -> bool {
 
 /// This server's API is ready, and answers through the VIP.
 pub(crate) struct ApiStep {
-    /// How k3s is set up here.
-    pub(crate) settings: Settings,
+    /// Where it is to be reached through the VIP.
+    pub(crate) url: String,
 }
 
-/// This host's node is Ready: asked with the administrator's kubeconfig on a server, with the kubelet's on an agent.
+/// This host's node is Ready, in the right version: asked with the administrator's kubeconfig on a server, with the kubelet's on an agent.
 pub(crate) struct NodeStep {
     /// Server or agent.
     pub(crate) role: Role,
+    /// What it must run; None = anything.
+    pub(crate) version: Option<Version>,
 }
 
 /// Clients that a wait keeps from one look to the next: a TLS handshake each time would cost more than k3s's own start.
@@ -183,7 +199,7 @@ impl ApiStep {
             clients.here = None;
             return Some(format!("the API on this host is not ready: {e}"));
         }
-        let Ok(through) = keep(&mut clients.through_vip, path, Some(&self.settings.url())).await else {
+        let Ok(through) = keep(&mut clients.through_vip, path, Some(&self.url)).await else {
             return Some(format!("{} is not whole yet", path.display()));
         };
         if let Err(e) = get_ok(through, "/readyz").await {
@@ -213,6 +229,9 @@ impl NodeStep {
                 return Ok(Some(format!("node {name} cannot be read: {}", in_words(&e))));
             }
         };
+        if let Some(wanted) = self.version.as_ref().filter(|v| v.as_str() != node.version) {
+            return Ok(Some(format!("node {name} runs k3s {}, not {wanted} yet", node.version)));
+        }
         let why = || node.reason.unwrap_or_else(|| "it has not said why".into());
         Ok((node.ready != "True").then(|| format!("node {name} is not Ready: {}", why())))
     }

@@ -65,18 +65,14 @@ pub async fn plan(host: &Host, settings: &Settings, source: &Source) -> Result<S
         start.push(UnitStep { unit: "docker.service".into(), on_change: OnChange::Restart, wait: true });
     }
     start.push(DataStep);
-    start.push(StartStep {
-        unit: UnitStep { unit, on_change: OnChange::Restart, wait: false },
-        role: settings.role,
-        node_ip: settings.node_ip,
-    });
+    start.push(StartStep::new(settings.role, settings.node_ip, false));
     if settings.role == Role::Server {
         if !settings.first {
             steps.vote.push(ServerJoined);
         }
-        steps.api.push(ApiStep { settings: settings.clone() });
+        steps.api.push(ApiStep { url: settings.url() });
     }
-    steps.node.push(NodeStep { role: settings.role });
+    steps.node.push(NodeStep { role: settings.role, version: None });
     Ok(steps)
 }
 
@@ -115,11 +111,29 @@ fn environment(now: Option<&str>, settings: &Settings, vendor: Option<&Flags>) -
     env.text()
 }
 
+/// Whether etcd bears it that this server, with this address, stops for a while.
+///
+/// # Errors
+/// Refused, with the sum.
+pub async fn may_stop_here(host: &Host, node_ip: IpAddr) -> Result<()> {
+    // where etcd does not answer, this server is no part of a quorum that could be lost
+    let Ok(members) = etcd::members().await else { return Ok(()) };
+    let healthy = members.iter().any(|m| m.address == node_ip.to_string() && !m.learner && m.is_healthy());
+    Quorum::of(&members).may_stop(&host.facts.hostname, healthy)
+}
+
 /// k3s's unit. A server is restarted only if etcd bears it.
-struct StartStep {
+pub(crate) struct StartStep {
     unit: UnitStep,
     role: Role,
     node_ip: IpAddr,
+}
+
+impl StartStep {
+    /// `wait`: until k3s says that it runs, which on a joiner may be never.
+    pub(crate) fn new(role: Role, node_ip: IpAddr, wait: bool) -> Self {
+        Self { unit: UnitStep { unit: paths::unit(role), on_change: OnChange::Restart, wait }, role, node_ip }
+    }
 }
 
 #[async_trait(?Send)]
@@ -134,13 +148,8 @@ impl Step for StartStep {
 
     async fn apply(&self, host: &Host) -> Result<()> {
         let runs = host.systemd.unit(&self.unit.unit).await?.active == "active";
-        // where etcd does not answer, this server is no part of a quorum that could be lost
-        if self.role == Role::Server
-            && runs
-            && let Ok(members) = etcd::members().await
-        {
-            let healthy = members.iter().any(|m| m.address == self.node_ip.to_string() && !m.learner && m.is_healthy());
-            Quorum::of(&members).may_stop(&host.facts.hostname, healthy)?;
+        if self.role == Role::Server && runs {
+            may_stop_here(host, self.node_ip).await?;
         }
         self.unit.apply(host).await
     }

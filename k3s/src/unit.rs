@@ -32,6 +32,22 @@ pub fn is_foreign(host: &Host, path: &Path) -> bool {
     path.exists() && !host.journal.wrote(path)
 }
 
+/// The program that a role's unit runs; None when there is no unit.
+///
+/// # Errors
+/// When systemd does not answer, or the unit cannot be read.
+pub async fn program(host: &Host, role: Role) -> Result<Option<PathBuf>> {
+    let Some(path) = host.systemd.unit(&paths::unit(role)).await?.fragment else { return Ok(None) };
+    let text = std::fs::read_to_string(&path).context(format!("cannot read {}", path.display()))?;
+    Ok(exec_program(&text))
+}
+
+/// The program in a unit's `ExecStart`, without the signs that systemd allows before it (systemd.service(5)).
+fn exec_program(unit: &str) -> Option<PathBuf> {
+    let line = unit.lines().rev().find_map(|l| l.trim().strip_prefix("ExecStart="))?;
+    line.trim_start_matches(['-', '@', ':', '+', '!']).split_whitespace().next().map(PathBuf::from)
+}
+
 /// The flags in a unit's `ExecStart`, continued lines joined, variables left out.
 fn exec_flags(unit: &str) -> Flags {
     let joined = unit.replace("\\\n", " ");
@@ -43,6 +59,12 @@ fn exec_flags(unit: &str) -> Flags {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reads_a_units_program() {
+        assert_eq!(exec_program("[Service]\nExecStart=-/usr/bin/k3s server \\\n --docker\n"), Some("/usr/bin/k3s".into()));
+        assert_eq!(exec_program("[Service]\nType=notify\n"), None);
+    }
 
     #[test]
     fn reads_a_vendors_flags() {
