@@ -120,7 +120,11 @@ pub async fn of_this_server(host: &Host, options: Options, packages: bool) -> Re
     Ok((done, reset::undo(host, packages, &lock).await?))
 }
 
-async fn admin(url: Option<&str>) -> Result<Client> {
+/// The API as its administrator, on a server.
+///
+/// # Errors
+/// Refused on a host that is no server of a cluster.
+pub async fn admin(url: Option<&str>) -> Result<Client> {
     let path = Path::new(k3s::paths::KUBECONFIG);
     if !path.exists() {
         return Err(Error::refused("this host is not a server of a cluster").hint("run it as root on a server, or with -f FILE"));
@@ -140,7 +144,11 @@ async fn find(client: &Client, called: &[String]) -> Result<(Option<NodeInfo>, O
     Ok((node, member))
 }
 
-async fn take(host: &Host, client: &Client, doing: &str) -> Result<Lease> {
+/// Takes the lease that keeps two operations on the cluster apart.
+///
+/// # Errors
+/// Refused when another one is under way.
+pub async fn take(host: &Host, client: &Client, doing: &str) -> Result<Lease> {
     let holder = Holder { host: host.facts.hostname.clone(), pid: std::process::id(), doing: doing.to_owned() };
     Lease::take(client, &holder, |what| host.waiting("lease", what)).await
 }
@@ -173,7 +181,11 @@ async fn drain(host: &Host, client: &Client, name: &str, options: Options) -> Re
     Ok(format!("{name} drained: {} pods went elsewhere, in {} s", drained.evicted.len(), began.elapsed().as_secs()))
 }
 
-async fn hand_over(host: &Host, membership: &Membership) -> Result<()> {
+/// Gives the VIP to another server: keepalived is stopped here, and the API answers through the VIP all the same.
+///
+/// # Errors
+/// When no other server takes it.
+pub async fn hand_over(host: &Host, membership: &Membership) -> Result<()> {
     host.systemd.stop(keepalived::paths::UNIT).await?;
     let (kubeconfig, url) = (k3s::paths::kubeconfig(Role::Server), membership.vip.api_url(membership.port));
     host.wait_for("VIP", "another server at the VIP", async || {

@@ -10,6 +10,7 @@ mod output;
 mod remote;
 mod run_here;
 mod setup;
+mod upgrade;
 
 use std::process::ExitCode;
 

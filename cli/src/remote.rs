@@ -52,6 +52,11 @@ fn binary(text: &str) -> Result<(String, PathBuf), String> {
     }
 }
 
+/// A k3s that is sent to hosts that have another one.
+pub fn sent(file: &LocalFile) -> K3s {
+    K3s::Sent { path: file.remote_path("k3s").into(), sha256: file.sha256.clone(), size: file.size }
+}
+
 /// The hosts of a file, and how to talk to them.
 pub struct Remote {
     /// What the file says.
@@ -97,6 +102,24 @@ impl Remote {
         Ok(Self { cluster, common: Arc::new(common), folder, token, auth_pass })
     }
 
+    /// With one more k3s that hosts may want.
+    #[must_use]
+    pub fn with_k3s(mut self, file: LocalFile) -> Self {
+        let mut common = (*self.common).clone();
+        common.k3s.insert(file.sha256.clone(), file);
+        self.common = Arc::new(common);
+        self
+    }
+
+    /// The hosts' own k3s, as the file has them: whether one of them is another than this.
+    pub fn asks_for_another(&self, wanted: &K3s) -> bool {
+        self.cluster.hosts.iter().filter(|h| h.k3s.is_some()).any(|h| match (self.k3s(h), wanted) {
+            (K3s::Release { version: a, .. }, K3s::Release { version: b, .. })
+            | (K3s::Sent { sha256: a, .. }, K3s::Sent { sha256: b, .. }) => a != *b,
+            _ => true,
+        })
+    }
+
     /// The conversations that set up the hosts: those named in `only`, or all. Servers always take part: others join them.
     ///
     /// # Errors
@@ -123,17 +146,20 @@ impl Remote {
         Ok(work.collect())
     }
 
-    fn setup(&self, host: &HostSpec, plan: bool) -> Setup {
-        let k3s = match &host.k3s {
+    fn k3s(&self, host: &HostSpec) -> K3s {
+        match &host.k3s {
             None => K3s::Host,
             Some(K3sFrom::Release { version, mirror }) => {
                 K3s::Release { version: version.to_string(), mirror: mirror.as_ref().map(ToString::to_string) }
             }
             Some(K3sFrom::File(path)) => match self.common.k3s.values().find(|f| f.path == self.folder.join(path)) {
-                Some(file) => K3s::Sent { path: file.remote_path("k3s").into(), sha256: file.sha256.clone(), size: file.size },
+                Some(file) => sent(file),
                 None => K3s::Host,
             },
-        };
+        }
+    }
+
+    fn setup(&self, host: &HostSpec, plan: bool) -> Setup {
         Setup {
             plan,
             role: host.role,
@@ -145,7 +171,7 @@ impl Remote {
             interface: host.interface.clone(),
             node_ip: host.node_ip,
             runtime: host.runtime,
-            k3s,
+            k3s: self.k3s(host),
             firewall: host.firewall.unwrap_or(true),
             k3s_args: host.k3s_args.iter().map(ToString::to_string).collect(),
             ignore: host.ignore.clone(),

@@ -34,7 +34,7 @@ pub async fn run(wanted: Wanted, args: &HostArgs, verbose: u8) -> Result<ExitCod
     let done = set_up(wanted, args, &progress).await;
     progress.finish().await;
     if args.output.events.is_some() {
-        say_how_it_ended(&done, args.dry_run);
+        say_how_it_ended(done.as_ref().map(|(_, _, summary)| *summary), args.dry_run);
     }
     let (setup, node, summary) = done?;
     let url = setup.k3s.url();
@@ -71,9 +71,9 @@ async fn set_up(wanted: Wanted, args: &HostArgs, progress: &Progress) -> Result<
 }
 
 /// The last of the events, as `smartup apply` has one for each host.
-fn say_how_it_ended(done: &Result<(Setup, String, Summary)>, dry_run: bool) {
+pub fn say_how_it_ended(done: Result<Summary, &Error>, dry_run: bool) {
     let event = match done {
-        Ok((_, _, summary)) if summary.changed == 0 => json!({ "event": "host_done", "outcome": "unchanged" }),
+        Ok(summary) if summary.changed == 0 => json!({ "event": "host_done", "outcome": "unchanged" }),
         Ok(_) if dry_run => json!({ "event": "host_done", "outcome": "would_change" }),
         Ok(_) => json!({ "event": "host_done", "outcome": "changed" }),
         Err(e) => json!({ "event": "host_done", "outcome": "failed", "error": e.chain(), "hint": e.hint }),

@@ -174,8 +174,9 @@ impl Setup {
         let mut checks = Preflight(host_checks(host, self.membership.node_ip));
         checks.0.push(same_token(&self.k3s));
         // side by side: one of them listens to the wire
-        let (of_k3s, of_firewall, of_keepalived, of_cluster) = tokio::join!(
+        let (of_k3s, of_version, of_firewall, of_keepalived, of_cluster) = tokio::join!(
             k3s::preflight(host, &self.k3s),
+            k3s::another_version(self.membership.role, &self.source),
             firewall::preflight(host, &self.rules, !self.membership.firewall),
             async {
                 match &self.keepalived {
@@ -185,7 +186,7 @@ impl Setup {
             },
             async { if self.awaits_ticket { Ok(Preflight::default()) } else { self.cluster_preflight(host).await } }
         );
-        checks.0.extend(of_k3s?.into_iter().chain(of_firewall).chain(of_keepalived).chain(of_cluster?.0));
+        checks.0.extend(of_k3s?.into_iter().chain(of_version).chain(of_firewall).chain(of_keepalived).chain(of_cluster?.0));
         Ok(checks)
     }
 

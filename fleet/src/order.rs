@@ -4,6 +4,9 @@
 //! cluster; the other new servers, one by one, since etcd takes one learner at a time; then the agents, several at a time, as
 //! soon as every server has its vote in etcd. All new hosts are prepared at once (packages, files, firewall), so that only
 //! k3s's own start is waited for.
+//!
+//! A roll-out ([`Conductor::rolling`]) goes through the same stages with members alone, and ends with the first failure; of its agents
+//! the first one goes alone.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -116,6 +119,15 @@ impl Seat {
     }
 }
 
+/// What is done with the hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// They become, and stay, one cluster.
+    Setup,
+    /// All are members already, and the first failure is the end.
+    RollOut,
+}
+
 /// Decides who does what when.
 #[derive(Debug)]
 pub struct Conductor {
@@ -123,6 +135,7 @@ pub struct Conductor {
     /// How many agents join or change at the same time.
     parallel: usize,
     plan: bool,
+    way: Way,
     /// Everybody's place is decided.
     placed: bool,
     founder: Option<HostId>,
@@ -145,6 +158,7 @@ impl Conductor {
             seats: hosts.into_iter().map(seat).collect(),
             parallel: parallel.max(1),
             plan,
+            way: Way::Setup,
             placed: false,
             founder: None,
             vrrp: None,
@@ -154,6 +168,14 @@ impl Conductor {
             going: false,
             line: Vec::new(),
         }
+    }
+
+    /// The same for a roll-out over members: nobody starts a cluster, nothing begins unless all hosts can be changed, and after the
+    /// first failure nobody else does.
+    #[must_use]
+    pub fn rolling(mut self) -> Self {
+        self.way = Way::RollOut;
+        self
     }
 
     /// A host said something.
@@ -200,7 +222,9 @@ impl Conductor {
                 }
                 self.asked = self.asked.filter(|n| *n != host);
             }
-            FromNode::Event { .. } | FromNode::Examined(_) | FromNode::Clock { .. } | FromNode::Knocked { .. } => return Vec::new(),
+            FromNode::Event { .. } | FromNode::WantsK3s | FromNode::Examined(_) | FromNode::Clock { .. } | FromNode::Knocked { .. } => {
+                return Vec::new();
+            }
         }
         self.next()
     }
@@ -218,6 +242,11 @@ impl Conductor {
     /// Whether every host that is to be changed has been compared with what is wanted, or cannot be.
     pub fn is_surveyed(&self) -> bool {
         self.selected().all(|s| s.survey.is_some() || s.end.is_some())
+    }
+
+    /// Whether a roll-out cannot begin, or go on.
+    pub fn has_to_stop(&self) -> bool {
+        self.stops_all().is_some()
     }
 
     /// Whether nothing more will happen.
@@ -252,6 +281,9 @@ impl Conductor {
             return Vec::new();
         }
         self.going = true;
+        if let Some(orders) = self.nothing_begins() {
+            return orders;
+        }
         let holds = |s: &Seat| s.state.as_ref().is_some_and(|s| s.holds_vip);
         let open = |s: &Seat| s.listed.selected && s.end.is_none() && s.is_server();
         let numbers = 0..self.seats.len();
@@ -284,6 +316,17 @@ impl Conductor {
             orders.push(Order { host, say: ToNode::Stop });
         }
         orders
+    }
+
+    /// In a roll-out, the host whose failure ends it.
+    fn stops_all(&self) -> Option<&str> {
+        self.selected().find(|s| self.way == Way::RollOut && s.failed()).map(|s| s.listed.name.as_str())
+    }
+
+    /// Before a roll-out: gives up on all hosts if one of them has failed.
+    fn nothing_begins(&mut self) -> Option<Vec<Order>> {
+        let why = format!("{} cannot be changed, and so nothing begins", self.stops_all()?);
+        Some(self.leave((0..self.seats.len()).collect(), &why))
     }
 
     /// The host that has said that this is its name.
@@ -320,6 +363,9 @@ impl Conductor {
                 return self.begin();
             }
             self.placed = true;
+            if let Some(orders) = self.nothing_begins() {
+                return orders;
+            }
             if let Err(error) = self.decide() {
                 let mut error = Some(error);
                 for seat in self.seats.iter_mut().filter(|s| s.listed.selected && s.end.is_none()) {
@@ -378,6 +424,9 @@ impl Conductor {
             self.vrrp = vrrp;
             return Ok(());
         }
+        if self.way == Way::RollOut {
+            return Err(Error::refused("no server of the file can be asked, or none belongs to a cluster"));
+        }
         // no server belongs to a cluster: one of them starts it, and it must be certain that there is none
         let unseen: Vec<&str> = servers().filter(|(_, s)| s.state.is_none()).map(|(_, s)| s.listed.name.as_str()).collect();
         if !unseen.is_empty() {
@@ -434,7 +483,11 @@ impl Conductor {
         {
             let name = self.seats[n].listed.name.clone();
             let rest = self.line.clone();
-            return self.leave(rest, &format!("{name} failed, and one more server less could cost the quorum"));
+            let why = match self.way {
+                Way::Setup => "failed, and one more server less could cost the quorum",
+                Way::RollOut => "failed, which ends the roll-out",
+            };
+            return self.leave(rest, &format!("{name} {why}"));
         }
         let through = |s: &Seat| s.end.is_some() || (s.is_released() && s.ca().is_none() && s.settled);
         let Some(host) = self.line.iter().copied().find(|n| !through(&self.seats[*n])) else { return Vec::new() };
@@ -507,8 +560,15 @@ impl Conductor {
             let why = self.why_no_tickets();
             orders.extend(self.leave(without, &why));
         }
+        if let Some(failed) = self.stops_all().map(str::to_owned) {
+            orders.extend(self.leave(with, &format!("{failed} failed, which ends the roll-out")));
+            return orders;
+        }
         let active = self.selected().filter(|s| is_agent(s) && s.is_released() && s.end.is_none()).count();
-        for host in with.into_iter().take(self.parallel.saturating_sub(active)) {
+        // what one agent cannot bear shall not be done to many
+        let tried = self.selected().any(|s| is_agent(s) && matches!(s.end, Some(End::Changed)));
+        let parallel = if self.way == Way::RollOut && !tried { 1 } else { self.parallel };
+        for host in with.into_iter().take(parallel.saturating_sub(active)) {
             match self.tickets.clone() {
                 Some(tickets) if self.seats[host].wants_ticket() => {
                     orders.push(self.hand_over(host, &tickets));
@@ -652,6 +712,64 @@ mod tests {
         assert!(c.is_over());
     }
 
+    /// A roll-out over so many members, the first server holding the VIP, ready to go.
+    fn roll_out(servers: usize, agents: usize, parallel: usize) -> Conductor {
+        let mut c = Conductor::new(listed(servers, agents), parallel, false).rolling();
+        let FromNode::State(mut holder) = member(Some("ca"), true) else { unreachable!() };
+        holder.holds_vip = true;
+        c.heard(0, &FromNode::State(holder));
+        for n in 1..servers + agents {
+            c.heard(n, &member(Some("ca"), false));
+        }
+        c
+    }
+
+    #[test]
+    fn a_roll_out_ends_with_the_first_failure_and_tries_one_agent_first() {
+        let mut c = roll_out(3, 3, 8);
+        for n in 0..6 {
+            c.heard(n, &surveyed(1, false));
+        }
+        assert_eq!(words(&c.go()), ["h2: go, settle"]);
+        assert_eq!(words(&c.heard(1, &done())), ["h3: go, settle"]);
+        assert_eq!(words(&c.heard(2, &done())), ["h1: go"]);
+        assert_eq!(words(&c.heard(0, &done())), ["h4: go"]);
+        assert_eq!(words(&c.heard(3, &done())), ["h5: go", "h6: go"]);
+        c.heard(4, &failed());
+        c.heard(5, &done());
+        assert!(c.is_over());
+        let mut c = roll_out(1, 3, 2);
+        for n in 0..4 {
+            c.heard(n, &surveyed(usize::from(n > 0), false));
+        }
+        assert_eq!(words(&c.go()), ["h2: go"]);
+        assert_eq!(words(&c.heard(1, &failed())), ["h3: stop", "h4: stop"]);
+        let Some(End::NotStarted(why)) = c.ends().nth(2).unwrap().2 else { panic!() };
+        assert_eq!(why, "h2 failed, which ends the roll-out");
+    }
+
+    #[test]
+    fn a_roll_out_begins_only_where_all_can_be_changed() {
+        let mut c = roll_out(2, 1, 8);
+        for n in 0..2 {
+            c.heard(n, &surveyed(1, false));
+        }
+        c.lost(2, Error::failed("no route to host"));
+        assert!(c.is_surveyed());
+        assert_eq!(words(&c.go()), ["h1: stop", "h2: stop"]);
+        let Some(End::NotStarted(why)) = c.ends().next().unwrap().2 else { panic!() };
+        assert_eq!(why, "h3 cannot be changed, and so nothing begins");
+        // a server that refuses is told before the others say more, and nobody starts a cluster instead
+        let mut c = Conductor::new(listed(2, 1), 8, false).rolling();
+        assert_eq!(words(&c.heard(2, &member(Some("ca"), false))), ["h3: begin"]);
+        c.heard(0, &failed());
+        assert_eq!(words(&c.heard(1, &failed())), ["h3: stop"]);
+        assert!(c.is_over());
+        let mut c = Conductor::new(listed(2, 0), 8, false).rolling();
+        c.heard(0, &fresh());
+        assert!(c.heard(1, &fresh()).is_empty() && c.is_over());
+    }
+
     #[test]
     fn two_clusters_are_not_made_one() {
         let mut c = Conductor::new(listed(3, 0), 8, false);
@@ -722,6 +840,42 @@ mod tests {
     }
 
     proptest! {
+        /// Whatever fails in whatever order: a roll-out ends; servers go one at a time, the holder as the last of them; agents when
+        /// all servers are done; and nobody is told to go after the first failure.
+        #[test]
+        fn a_roll_out_keeps_its_order(hosts in prop::collection::vec(fake(), 1..7), servers in 1_usize..4, picks in prop::collection::vec(0_usize..64, 60)) {
+            let servers = servers.min(hosts.len());
+            let mut c = roll_out(servers, hosts.len() - servers, 2);
+            for (n, host) in hosts.iter().enumerate() {
+                c.heard(n, &if host.fails_at == 1 { failed() } else { surveyed(usize::from(host.changed), false) });
+            }
+            let (mut working, mut open) = (Vec::new(), hosts.iter().filter(|h| h.changed).count());
+            let mut broken = hosts.iter().any(|h| h.fails_at == 1);
+            let mut picks = picks.into_iter();
+            let mut orders = if c.is_over() { Vec::new() } else { c.go() };
+            loop {
+                for Order { host, say } in orders {
+                    if matches!(say, ToNode::Go { .. }) {
+                        prop_assert!(!broken, "h{} after a failure", host + 1);
+                        prop_assert!(host >= servers || working.is_empty(), "{working:?} and h{}", host + 1);
+                        prop_assert!(working.iter().all(|n| *n >= servers) && working.len() < 2, "{working:?} and h{}", host + 1);
+                        let waits = |n: usize| hosts[n].changed && c.ends().nth(n).is_some_and(|(_, _, end)| end.is_none());
+                        prop_assert!(host != 0 || (1..servers).all(|n| !waits(n)), "the holder before others");
+                        prop_assert!(host < servers || (0..servers).all(|n| !waits(n)), "an agent before a server");
+                        working.push(host);
+                    }
+                }
+                let Some(pick) = picks.next().filter(|_| !working.is_empty()) else { break };
+                let host = working.remove(pick % working.len());
+                open -= 1;
+                let fails = hosts[host].fails_at > 6;
+                broken |= fails;
+                orders = c.heard(host, &if fails { failed() } else { done() });
+            }
+            prop_assert!(c.is_over(), "{:?}", c.ends().collect::<Vec<_>>());
+            prop_assert!(broken || open == 0);
+        }
+
         /// Whatever fails in whatever order: it ends, one server at most starts a cluster, and only where there is none; one
         /// server at a time is between its ticket (or restart) and its end; agents come when no server is left.
         #[test]

@@ -1,6 +1,6 @@
 //! What the control side and `smartup node` say to each other: one JSON object a line, in both directions.
 //!
-//! The control side opens with a [`Job`]. For [`Job::Setup`] this follows, and either side may end it at any time:
+//! The control side opens with a [`Job`]. For [`Job::Setup`] and [`Job::Upgrade`] this follows, and either side may end it at any time:
 //!
 //! ```text
 //!   control                         node
@@ -101,6 +101,8 @@ pub enum Job {
     Kubeconfig,
     /// Look for what is wrong.
     Doctor(Box<Doctor>),
+    /// Run another version of k3s.
+    Upgrade(Box<Upgrade>),
     /// A server takes itself out of its cluster.
     Leave(Leave),
     /// A server takes another host, called by one of these names or addresses, out of the cluster.
@@ -110,6 +112,22 @@ pub enum Job {
         /// How.
         how: Leave,
     },
+}
+
+/// Which version of k3s shall run on a member of a cluster. The conversation is that of [`Job::Setup`], without tickets; k3s is
+/// sent to a host only when it is its turn ([`FromNode::WantsK3s`]), so that one whose turn does not come is left as it was.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Upgrade {
+    /// Only say what would change.
+    pub plan: bool,
+    /// Server or agent, as the cluster's file has it.
+    pub role: Role,
+    /// Where the new k3s comes from.
+    pub k3s: K3s,
+    /// Its version, as in `v1.31.2+k3s1`.
+    pub version: String,
+    /// How long to wait for the node to be ready, in seconds.
+    pub timeout_s: u64,
 }
 
 /// How a host goes out of its cluster.
@@ -331,6 +349,8 @@ impl VrrpWire {
 pub enum FromNode {
     /// What the host is, before anything is done.
     State(State),
+    /// In an upgrade, when it is its turn: the k3s is to be sent that its job names. The node goes on when it is there.
+    WantsK3s,
     /// Something that happens.
     Event {
         /// What.

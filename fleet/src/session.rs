@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::protocol::{FromNode, Job, K3s, ToNode};
+use crate::protocol::{FromNode, Job, K3s, State, ToNode};
 use crate::ssh::{self, Connection, Exit, Process, Stdin, Stdout, Target};
 use crate::upload::{self, LocalFile, Programs, as_root};
 
@@ -68,9 +68,8 @@ async fn try_converse(common: &Common, target: &Target, job: Job, orders: Unboun
     let mut over = false;
     while let Some(message) = next {
         over |= matches!(message, FromNode::Done { .. } | FromNode::Failed(_));
-        if let (FromNode::State(state), Some(k3s), true) = (&message, wanted_k3s(common, &job), common.keep)
-            && state.wants_k3s
-        {
+        let wants = matches!(&message, FromNode::State(State { wants_k3s: true, .. }) | FromNode::WantsK3s);
+        if let (true, Some(k3s), true) = (wants, wanted_k3s(common, &job), common.keep) {
             let _permit = common.permits.acquire().await.context("cannot begin")?;
             upload::send(&connection, k3s, "k3s", |sent| hand(Input::Sending { what: "k3s", sent, size: k3s.size })).await?;
         }
@@ -88,12 +87,14 @@ async fn try_converse(common: &Common, target: &Target, job: Job, orders: Unboun
 }
 
 fn wanted_k3s<'a>(common: &'a Common, job: &Job) -> Option<&'a LocalFile> {
-    match job {
-        Job::Setup(setup) => match &setup.k3s {
-            K3s::Sent { sha256, .. } => common.k3s.get(sha256),
-            K3s::Host | K3s::Release { .. } => None,
-        },
-        _ => None,
+    let k3s = match job {
+        Job::Setup(setup) => &setup.k3s,
+        Job::Upgrade(upgrade) => &upgrade.k3s,
+        _ => return None,
+    };
+    match k3s {
+        K3s::Sent { sha256, .. } => common.k3s.get(sha256),
+        K3s::Host | K3s::Release { .. } => None,
     }
 }
 

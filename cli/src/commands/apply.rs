@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use cluster::Role;
+use fleet::apply::Work;
 use fleet::order::{Conductor, End, Listed};
 use node::{Error, Kind, Result};
 use serde::Serialize;
@@ -94,7 +95,7 @@ impl Apply {
         }
         let remote = Remote::load(&self.what.file, &self.what.connect, true)?;
         let (conductor, hosts) = run(&self.what, &remote, self.timeout, verbose, Some(self.yes)).await?;
-        report(&self.what, &conductor, &hosts, false)
+        report(&self.what.output, &conductor, &hosts, false, &self.what.file)
     }
 }
 
@@ -102,7 +103,7 @@ impl Plan {
     pub async fn run(self, verbose: u8) -> Result<ExitCode> {
         let remote = Remote::load(&self.what.file, &self.what.connect, false)?;
         let (conductor, hosts) = run(&self.what, &remote, None, verbose, None).await?;
-        let code = report(&self.what, &conductor, &hosts, true)?;
+        let code = report(&self.what.output, &conductor, &hosts, true, &self.what.file)?;
         let changes = conductor.ends().any(|(_, _, e)| matches!(e, Some(End::WouldChange)));
         Ok(if self.exit_code && changes && code == ExitCode::SUCCESS { ExitCode::from(exit::CHANGES) } else { code })
     }
@@ -112,14 +113,35 @@ impl Plan {
 async fn run(what: &What, remote: &Remote, timeout: Option<Duration>, verbose: u8, agreed: Option<bool>) -> Result<(Conductor, Hosts)> {
     let plan = agreed.is_none();
     let work = remote.work(&what.only, timeout, plan)?;
-    let listed: Vec<_> = work.iter().map(|w| w.listed.clone()).collect();
-    let names = listed.iter().map(|l| l.name.clone()).collect();
-    let conductor = Conductor::new(listed, what.connect.parallel.into(), plan);
-    let hosts = std::cell::RefCell::new(Hosts::new(names, what.output.events, verbose > 0));
+    let conductor = Conductor::new(listed(&work), what.connect.parallel.into(), plan);
+    conduct(remote, work, conductor, &what.output, verbose, agreed, "smartup plan").await
+}
+
+/// The hosts of a piece of work, for the conductor.
+pub fn listed(work: &[Work]) -> Vec<Listed> {
+    work.iter().map(|w| w.listed.clone()).collect()
+}
+
+/// Has it done, and shows it. `agreed`: whether the user need not be asked; None = a plan. `in_full`: the command that shows more than
+/// the question does.
+pub async fn conduct(
+    remote: &Remote,
+    work: Vec<Work>,
+    conductor: Conductor,
+    output: &OutputArgs,
+    verbose: u8,
+    agreed: Option<bool>,
+    in_full: &str,
+) -> Result<(Conductor, Hosts)> {
+    let names = listed(&work).into_iter().map(|l| l.name).collect();
+    let hosts = std::cell::RefCell::new(Hosts::new(names, output.events, verbose > 0));
     let agree = async |conductor: &Conductor| {
         let mut hosts = hosts.borrow_mut();
         hosts.print_warnings();
-        agreed == Some(true) || output::quietly(|| output::ask(&summary_before(conductor, &hosts)).unwrap_or(false))
+        // there is nothing to agree to where nothing will begin
+        agreed == Some(true)
+            || conductor.has_to_stop()
+            || output::quietly(|| output::ask(&summary_before(conductor, &hosts, in_full)).unwrap_or(false))
     };
     let stop = stop_twice()?;
     let conductor =
@@ -144,7 +166,7 @@ fn stop_twice() -> Result<CancellationToken> {
 }
 
 /// What is about to happen, for the question.
-fn summary_before(conductor: &Conductor, hosts: &Hosts) -> String {
+fn summary_before(conductor: &Conductor, hosts: &Hosts, in_full: &str) -> String {
     let mut lines = vec!["This would be changed:".to_owned()];
     for (host, listed, end) in conductor.ends() {
         let steps = hosts.changes().get(&host).map_or(0, Vec::len);
@@ -156,15 +178,16 @@ fn summary_before(conductor: &Conductor, hosts: &Hosts) -> String {
         };
         lines.push(format!("  {} ({}): {what}", listed.name, listed.role));
     }
-    lines.push("smartup plan shows it in full. ".into());
+    lines.push(format!("{in_full} shows it in full. "));
     lines.join("\n")
 }
 
-fn report(what: &What, conductor: &Conductor, hosts: &Hosts, plan: bool) -> Result<ExitCode> {
-    match what.output.output {
+/// Prints how it went, and answers the exit code.
+pub fn report(output: &OutputArgs, conductor: &Conductor, hosts: &Hosts, plan: bool, file: &Path) -> Result<ExitCode> {
+    match output.output {
         Some(format @ (Format::Json | Format::Yaml)) => output::print(&as_data(conductor, hosts), format, |_| String::new())?,
-        _ if what.output.events.is_some() => {}
-        _ => anstream::println!("{}", in_words(conductor, hosts, plan, &what.file)),
+        _ if output.events.is_some() => {}
+        _ => anstream::println!("{}", in_words(conductor, hosts, plan, file)),
     }
     Ok(ExitCode::from(exit_code(conductor)))
 }

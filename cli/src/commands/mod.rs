@@ -14,6 +14,7 @@ mod remove;
 pub mod reset;
 mod status;
 mod ticket;
+mod upgrade;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -62,6 +63,7 @@ enum Command {
     Status(status::Status),
     Doctor(doctor::Doctor),
     Kubeconfig(kubeconfig::Kubeconfig),
+    Upgrade(Box<upgrade::Upgrade>),
     Leave(leave::Leave),
     Remove(remove::Remove),
     Reset(reset::Reset),
@@ -84,6 +86,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Status(c) => c.run().await,
         Command::Doctor(c) => c.run(cli.verbose).await,
         Command::Kubeconfig(c) => c.run().await,
+        Command::Upgrade(c) => c.run(cli.verbose).await,
         Command::Leave(c) => c.run(cli.verbose).await,
         Command::Remove(c) => c.run(cli.verbose).await,
         Command::Reset(c) => c.run(cli.verbose).await,

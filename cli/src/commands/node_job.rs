@@ -8,7 +8,7 @@ use clap::Args;
 use cluster::{AuthPass, Role, Ticket, Token};
 use fleet::protocol::{self, Begin, Door, Examined, FromNode, Job, Kubeconfig, Member, Secret, State, Survey, ToNode, Transport, VrrpWire};
 use k3s::{EnvFile, Source};
-use node::{Context as _, Error, Host, Lock, Mode, Reporter, Result, Run};
+use node::{Awaited, Context as _, Error, Host, Lock, Mode, Reporter, Result, Run};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -20,6 +20,7 @@ use crate::doctor::doors::{self, Doors};
 use crate::doctor::{self, Patient};
 use crate::membership::Membership;
 use crate::setup::{self, Parts, Setup, VrrpWish, Wanted};
+use crate::upgrade::Upgrade;
 
 /// Do a job that another host's smartup sends on stdin (for `smartup apply`)
 #[derive(Debug, Args)]
@@ -122,6 +123,7 @@ fn listen() -> (UnboundedReceiver<ToNode>, CancellationToken) {
 async fn work(job: Job, heard: &mut UnboundedReceiver<ToNode>, stop: &CancellationToken, talk: &Talk) -> Result<Value> {
     match job {
         Job::Setup(wish) => set_up(*wish, heard, stop, talk).await,
+        Job::Upgrade(wish) => upgrade(*wish, heard, stop, talk).await,
         Job::Status => to_json(&status::tell(stop.clone()).await?),
         Job::Reset { packages } => {
             let host = Host::open(talk.reporter(), stop.clone(), Duration::from_secs(300)).await?;
@@ -325,6 +327,47 @@ async fn set_up(wish: protocol::Setup, heard: &mut UnboundedReceiver<ToNode>, st
     to_json(&serde_json::json!({ "changed": run.summary().changed, "unchanged": run.summary().unchanged }))
 }
 
+async fn upgrade(wish: protocol::Upgrade, heard: &mut UnboundedReceiver<ToNode>, stop: &CancellationToken, talk: &Talk) -> Result<Value> {
+    let timeout = Duration::from_secs(wish.timeout_s);
+    let mut host = Host::open(talk.reporter(), stop.clone(), timeout).await?;
+    let _lock = setup::lock(&host, wish.plan)?;
+    let k3s = source(wish.k3s);
+    let upgrade = Upgrade::here(&host, k3s.clone(), wish.version.parse()?, true).await?;
+    let membership = &upgrade.membership;
+    if membership.role != wish.role {
+        return Err(
+            Error::refused(format!("the file calls this host {}, and it is {}", wish.role, membership.role)).hint("correct the file")
+        );
+    }
+    talk.say(FromNode::State(State {
+        name: host.facts.hostname.clone(),
+        member: member(&host, Some(membership), membership.vip)?,
+        holds_vip: host.facts.has(membership.vip.addr()),
+        wants_k3s: false,
+    }));
+    let Some(ToNode::Begin(_)) = next(heard, talk).await else { return Err(left()) };
+    let (found, nodes) = tokio::join!(upgrade.survey(&host), nodes(membership.role));
+    let found = found?;
+    talk.say(FromNode::Surveyed(Survey { changed: found.changed, unchanged: found.unchanged, wants_ticket: false, nodes }));
+    if wish.plan {
+        return Ok(Value::Null);
+    }
+    let Some(ToNode::Go { .. }) = next(heard, talk).await else { return Err(left()) };
+    host.deadline = Instant::now() + timeout;
+    if let Source::Sent { path, .. } = &k3s
+        && !path.exists()
+        && upgrade.replaces(&host).await?
+    {
+        talk.say(FromNode::WantsK3s);
+        host.wait_for("k3s binary", "the new k3s", async || {
+            Ok(if path.exists() { Awaited::Done(()) } else { Awaited::missing("it is being sent") })
+        })
+        .await?;
+    }
+    let done = upgrade.carry_out(&mut host, timeout).await?;
+    to_json(&serde_json::json!({ "changed": done.changed, "unchanged": done.unchanged }))
+}
+
 /// From the vote on: a server's API, which others can join then, and the node.
 async fn finish(run: &mut Run<'_>, parts: &Parts, setup: &Setup, talk: &Talk) -> Result<()> {
     run.part(&parts.api).await?;
@@ -387,6 +430,14 @@ fn ca_hash(role: Role) -> Result<Option<String>> {
     Ok(node::read_optional(k3s::paths::ca(role))?.map(|file| node::hex(&Sha256::digest(file.content.trim_ascii()))))
 }
 
+fn source(k3s: protocol::K3s) -> Source {
+    match k3s {
+        protocol::K3s::Host => Source::Host,
+        protocol::K3s::Sent { path, sha256, size } => Source::Sent { path, sha256, size },
+        protocol::K3s::Release { version, mirror } => Source::Release { version, mirror: mirror.unwrap_or_else(|| Source::MIRROR.into()) },
+    }
+}
+
 fn wanted(wish: protocol::Setup, begin: &Begin) -> Result<Wanted> {
     let auth = wish.auth_pass.as_ref().map(|p| AuthPass::parse(&p.0)).transpose()?;
     let vrrp = match &begin.vrrp {
@@ -406,13 +457,7 @@ fn wanted(wish: protocol::Setup, begin: &Begin) -> Result<Wanted> {
         interface: wish.interface,
         node_ip: wish.node_ip,
         runtime: wish.runtime,
-        source: match wish.k3s {
-            protocol::K3s::Host => Source::Host,
-            protocol::K3s::Sent { path, sha256, size } => Source::Sent { path, sha256, size },
-            protocol::K3s::Release { version, mirror } => {
-                Source::Release { version, mirror: mirror.unwrap_or_else(|| Source::MIRROR.into()) }
-            }
-        },
+        source: source(wish.k3s),
         firewall: wish.firewall,
         k3s_args: wish.k3s_args,
     })
