@@ -146,7 +146,7 @@ enum NotRenewed {
 }
 
 impl Lease {
-    /// Takes the lease, or says who has it. One that its holder left behind is watched for as long as it lasts (15 s) and then
+    /// Takes the lease, or says who has it. An API that is away is waited for as long as a lease lasts. One that its holder left behind is watched for as long as it lasts (15 s) and then
     /// taken over; `report` is told so.
     ///
     /// # Errors
@@ -154,9 +154,17 @@ impl Lease {
     pub async fn take(client: &Client, holder: &Holder, report: impl Fn(&str)) -> Result<Self> {
         let api: Api<Object> = Api::namespaced(client.clone(), NAMESPACE);
         let mut watched = Watched::default();
+        let began = Instant::now();
         let cannot = |e: kube::Error| Error::failed(format!("cannot take the lease {NAMESPACE}/{NAME}: {}", in_words(&e)));
         loop {
-            let found = api.get_opt(NAME).await.map_err(cannot)?;
+            let found = match api.get_opt(NAME).await {
+                // the VIP may be on its way from one server to another
+                Err(e) if transient(&e) && began.elapsed() < LASTS => {
+                    sleep(LOOK).await;
+                    continue;
+                }
+                found => found.map_err(cannot)?,
+            };
             match watched.judge(found.as_ref(), Instant::now()) {
                 Judgement::Alive(by) => {
                     return Err(Error::refused(format!("another operation is under way on this cluster: {by}"))
@@ -178,6 +186,7 @@ impl Lease {
                         Ok(object) => return Ok(Self::held(Held { api, object: Mutex::new(object) })),
                         // somebody was faster, and is looked at next
                         Err(kube::Error::Api(status)) if status.code == 409 => {}
+                        Err(e) if transient(&e) && began.elapsed() < LASTS => sleep(LOOK).await,
                         Err(e) => return Err(cannot(e)),
                     }
                 }

@@ -7,7 +7,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use cluster::Role;
@@ -35,6 +35,20 @@ pub struct Upgrade {
     pub source: Source,
     /// Its version.
     pub version: Version,
+}
+
+/// The VIP may be on its way from one server to another when something is asked through it.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Asks again while nobody answers.
+async fn patiently<T>(mut ask: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+    let began = Instant::now();
+    loop {
+        match ask().await {
+            Err(_) if began.elapsed() < PATIENCE => tokio::time::sleep(Duration::from_secs(1)).await,
+            answer => return answer,
+        }
+    }
 }
 
 /// The k3s that was here before an upgrade that is not through.
@@ -92,13 +106,14 @@ impl Upgrade {
         match self.role {
             Role::Server => {
                 let client = client(paths::kubeconfig(self.role), Some(&self.url)).await?;
-                let running: Vec<Running> = nodes(&client).await?.iter().map(Running::try_from).collect::<Result<_>>()?;
+                let all = patiently(async || nodes(&client).await).await?;
+                let running: Vec<Running> = all.iter().map(Running::try_from).collect::<Result<_>>()?;
                 may_change_server(&name, &self.version, &running)
             }
             Role::Agent => {
                 let now = version_of(Path::new(paths::BINARY)).await;
                 let now: Version = now.ok_or_else(|| Error::failed(format!("{} does not say its version", paths::BINARY)))?.parse()?;
-                let server = if ordered { None } else { Some(server_version(self.role, &self.url).await?) };
+                let server = if ordered { None } else { Some(patiently(async || server_version(self.role, &self.url).await).await?) };
                 may_change_agent(&name, &now, &self.version, server.as_ref())
             }
         }
