@@ -105,9 +105,11 @@ fn one_by_one_the_holder_last() -> Result<()> {
 
     // nor does it begin while somebody else works on the cluster
     let own = release(h2, NEW)?;
-    let lease = "{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: smartup, namespace: kube-system}, \
-                 spec: {holderIdentity: 'somebody on h9 (pid 1)', leaseDurationSeconds: 15}}";
-    h1.exec_with(["k3s", "kubectl", "create", "-f", "-"], lease.as_bytes())?.checked()?;
+    let lease = serde_json::json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "smartup", "namespace": "kube-system"},
+        "spec": {"holderIdentity": "somebody on h9 (pid 1)", "leaseDurationSeconds": 15},
+    });
+    h1.exec_with(["k3s", "kubectl", "create", "-f", "-"], lease.to_string().as_bytes())?.checked()?;
     let renew = "n=0; while :; do n=$((n+1)); k3s kubectl -n kube-system patch lease smartup --type merge -p '{\"spec\":{\"leaseTransitions\":'$n'}}'; done";
     let mut other = h1.spawn(["sh", "-c", renew])?;
     says(
