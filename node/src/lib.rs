@@ -19,6 +19,7 @@ mod preflight;
 mod selinux;
 mod step;
 mod systemd;
+mod transient;
 mod undo;
 mod wait;
 mod written;
