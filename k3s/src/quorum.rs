@@ -3,11 +3,12 @@
 use std::fmt;
 
 use node::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 use crate::etcd::MemberState;
 
 /// etcd's voters, and how many of them are healthy. Learners have no vote and do not count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quorum {
     /// Members with a vote.
     pub voters: usize,
