@@ -6,6 +6,8 @@ use crate::layout::{Layout, folder, write};
 use crate::token::random_hex;
 use crate::{error, info, process};
 use anyhow::{Context as _, Result, anyhow, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -85,6 +87,28 @@ impl Client {
             bail!("{}", answer["error"].as_str().or_else(|| answer["message"].as_str()).unwrap_or("etcd failed"));
         }
         Ok(answer)
+    }
+
+    /// The values under a prefix, by key.
+    ///
+    /// # Errors
+    /// etcd's own.
+    pub async fn values(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut end = prefix.as_bytes().to_vec();
+        if let Some(last) = end.last_mut() {
+            *last += 1;
+        }
+        let range = json!({"key": BASE64.encode(prefix), "range_end": BASE64.encode(end)});
+        let answer = self.call("kv/range", &range).await?;
+        let pairs = answer["kvs"].as_array().cloned().unwrap_or_default();
+        let text = |v: &Value| BASE64.decode(v.as_str().unwrap_or_default());
+        pairs.iter().map(|kv| Ok((String::from_utf8(text(&kv["key"])?)?, text(&kv["value"])?))).collect()
+    }
+
+    /// # Errors
+    /// etcd's own.
+    pub async fn put(&self, key: &str, value: &[u8]) -> Result<()> {
+        self.call("kv/put", &json!({"key": BASE64.encode(key), "value": BASE64.encode(value)})).await.map(|_| ())
     }
 
     /// # Errors
@@ -174,6 +198,11 @@ impl Etcd {
     /// etcd's data; that of a single server is where nothing looks for a cluster's.
     fn data(&self) -> PathBuf {
         self.layout.db(if self.single { "state" } else { "etcd" })
+    }
+
+    /// A client of this member's.
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Where peers reach us.

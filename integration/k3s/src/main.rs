@@ -2,6 +2,7 @@
 //! Kubernetes and a real etcd, for hosts that no real k3s can be brought to.
 
 mod agent;
+mod bootstrap;
 mod cli;
 mod client;
 mod config;

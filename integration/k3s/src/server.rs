@@ -10,7 +10,7 @@ use crate::pki::{BOOTSTRAP, Sans, ensure_server};
 use crate::proxy::Proxy;
 use crate::settings::{Node, component_args, token};
 use crate::supervisor::{Supervisor, listen};
-use crate::{agent, error, info, kubeconfig, manifests, nodes, notify, passwd, snapshot, warning};
+use crate::{agent, bootstrap as keys, error, info, kubeconfig, manifests, nodes, notify, passwd, snapshot, warning};
 use anyhow::{Context as _, Result, anyhow, bail};
 use base64::Engine as _;
 use std::net::IpAddr;
@@ -50,7 +50,7 @@ pub async fn run(flags: &Parsed, args: &[String]) -> Result<()> {
     info!("Starting k3s {} (1d4adb03)", crate::release::name());
     prepare_folders(layout)?;
     let reset = flags.is("cluster-reset");
-    check_reset(layout, reset, flags.one("cluster-reset-restore-path"))?;
+    check_reset(layout, reset, flags.one("cluster-reset-restore-path"), flags.one("server"))?;
 
     let datastore =
         bootstrap(layout, flags, given.as_deref(), reset).await.map_err(|e| anyhow!("starting kubernetes: preparing server: {e:#}"))?;
@@ -62,7 +62,7 @@ pub async fn run(flags: &Parsed, args: &[String]) -> Result<()> {
     let single = matches!(datastore, Datastore::Single);
     let mut etcd = Etcd::new(layout, &node.name, node.ip, single, flags.many("etcd-arg"))?;
     if reset {
-        return reset_cluster(layout, &mut etcd, flags.one("cluster-reset-restore-path")).await;
+        return reset_cluster(layout, &mut etcd, flags.one("cluster-reset-restore-path"), &passwords.server).await;
     }
     let plane = ControlPlane {
         layout,
@@ -115,6 +115,9 @@ pub async fn run(flags: &Parsed, args: &[String]) -> Result<()> {
     start_etcd(&etcd, &datastore).await?;
     etcd.wait_until_voter().await;
     if !single {
+        if let Err(e) = keys::save(layout, etcd.client(), &passwords.server).await {
+            warning!("Failed to save bootstrap data: {e:#}");
+        }
         tokio::spawn(etcd.clone().manage_learners());
     }
     plane.api_server(&component_args(flags, "kube-apiserver-arg")).await?;
@@ -155,10 +158,13 @@ fn prepare_folders(layout: &Layout) -> Result<()> {
 
 /// A second reset in a row, and a restore without reset, are refused as in k3s; a start without
 /// the flag clears the mark of the first.
-fn check_reset(layout: &Layout, reset: bool, restore: Option<&str>) -> Result<()> {
+fn check_reset(layout: &Layout, reset: bool, restore: Option<&str>, url: Option<&str>) -> Result<()> {
     let mark = layout.db("reset-flag");
     if restore.is_some() && !reset {
         bail!("invalid flag use; --cluster-reset required with --cluster-reset-restore-path");
+    }
+    if reset && url.is_some() {
+        bail!("cannot perform cluster-reset while server URL is set - remove server from configuration before resetting");
     }
     if reset && mark.exists() {
         bail!(
@@ -218,16 +224,17 @@ async fn start_etcd(etcd: &Etcd, datastore: &Datastore) -> Result<()> {
     }
 }
 
-async fn reset_cluster(layout: &Layout, etcd: &mut Etcd, restore: Option<&str>) -> Result<()> {
+async fn reset_cluster(layout: &Layout, etcd: &mut Etcd, restore: Option<&str>, secret: &str) -> Result<()> {
     if let Some(path) = restore {
         snapshot::restore(layout, Path::new(path), &etcd.name, &etcd.peer_url()).await?;
     }
     if !layout.etcd_initialised() {
-        bail!("cannot perform cluster-reset while server URL is set or without an etcd data folder");
+        bail!("cannot perform cluster-reset without an etcd data folder");
     }
     write(&layout.db("reset-flag"), b"", 0o600)?;
     etcd.start_reset()?;
     etcd.finish_reset().await?;
+    keys::load(layout, etcd.client(), secret).await?;
     info!(
         "Etcd is running, restart without --cluster-reset flag now. Backup and delete ${{datadir}}/server/db on each peer etcd server and rejoin the nodes"
     );
@@ -303,11 +310,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path());
         folder(&layout.server("db")).unwrap();
-        assert!(check_reset(&layout, false, Some("/x")).is_err());
-        check_reset(&layout, true, None).unwrap();
+        assert!(check_reset(&layout, false, Some("/x"), None).is_err());
+        check_reset(&layout, true, None, None).unwrap();
+        assert!(check_reset(&layout, true, None, Some("https://x")).unwrap_err().to_string().contains("while server URL is set"));
         write(&layout.db("reset-flag"), b"", 0o600).unwrap();
-        assert!(check_reset(&layout, true, None).unwrap_err().to_string().contains("reset-flag"));
-        check_reset(&layout, false, None).unwrap();
+        assert!(check_reset(&layout, true, None, None).unwrap_err().to_string().contains("reset-flag"));
+        check_reset(&layout, false, None, None).unwrap();
         assert!(!layout.db("reset-flag").exists());
     }
 }
