@@ -1,5 +1,6 @@
 //! smartup: a highly available k3s cluster behind a floating address, from the hosts themselves.
 
+mod age;
 mod commands;
 mod depart;
 mod doctor;
@@ -11,6 +12,7 @@ mod remote;
 mod run_here;
 mod setup;
 mod upgrade;
+mod snapshot;
 
 use std::process::ExitCode;
 

@@ -173,6 +173,7 @@ impl Setup {
     pub async fn preflight(&self, host: &Host) -> Result<Preflight> {
         let mut checks = Preflight(host_checks(host, self.membership.node_ip));
         checks.0.push(same_token(&self.k3s));
+        checks.0.push(no_restore()?);
         // side by side: one of them listens to the wire
         let (of_k3s, of_version, of_firewall, of_keepalived, of_cluster) = tokio::join!(
             k3s::preflight(host, &self.k3s),
@@ -307,6 +308,19 @@ fn same_token(settings: &k3s::Settings) -> Finding {
         ),
         _ => Finding::ok("token", "a token is there"),
     }
+}
+
+/// A server that is stopped for a restore has the old cluster's data, and would bring that back.
+fn no_restore() -> Result<Finding> {
+    use k3s::restore::{Mark, Stage};
+    Ok(match Mark::load()?.map(|mark| mark.stage) {
+        Some(Stage::Stopped | Stage::Begun { .. }) => Finding::fail(
+            "restore",
+            &Error::refused("a restore is under way on this host")
+                .hint("run the same `smartup snapshot restore` again: it goes on where it was"),
+        ),
+        _ => Finding::ok("restore", "no restore is under way"),
+    })
 }
 
 /// What k3s and its network need of the kernel, now and after a boot.

@@ -4,5 +4,6 @@ pub mod apply;
 pub mod order;
 pub mod protocol;
 pub mod session;
+pub mod snapshot;
 pub mod ssh;
 pub mod upload;

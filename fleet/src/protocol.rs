@@ -38,6 +38,8 @@ use cluster::{AdvertInterval, AuthPass, Interface, Port, Role, RouterId, Ticket,
 use node::{Error, Event, Kind};
 use serde::{Deserialize, Serialize};
 
+use crate::snapshot::SnapshotJob;
+
 /// A secret on its way: Debug does not show it. It travels inside SSH, and over the pipes of `smartup node`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -112,6 +114,8 @@ pub enum Job {
         /// How.
         how: Leave,
     },
+    /// Something about snapshots of etcd.
+    Snapshot(SnapshotJob),
 }
 
 /// Which version of k3s shall run on a member of a cluster. The conversation is that of [`Job::Setup`], without tickets; k3s is

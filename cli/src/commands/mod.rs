@@ -12,9 +12,10 @@ mod man;
 mod node_job;
 mod remove;
 pub mod reset;
+mod snapshot;
 mod status;
-mod ticket;
 mod upgrade;
+pub mod ticket;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -67,6 +68,7 @@ enum Command {
     Leave(leave::Leave),
     Remove(remove::Remove),
     Reset(reset::Reset),
+    Snapshot(snapshot::SnapshotCommand),
     Config(config::Config),
     Completions(completions::Completions),
     #[command(hide = true)]
@@ -90,6 +92,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Leave(c) => c.run(cli.verbose).await,
         Command::Remove(c) => c.run(cli.verbose).await,
         Command::Reset(c) => c.run(cli.verbose).await,
+        Command::Snapshot(c) => c.run(cli.verbose).await,
         Command::Config(c) => c.run(),
         Command::Completions(c) => c.run(),
         Command::Node(c) => c.run().await,

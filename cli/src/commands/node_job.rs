@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
-use super::{reset, status, ticket};
+use super::{reset, snapshot, status, ticket};
 use crate::depart;
 use crate::doctor::doors::{self, Doors};
 use crate::doctor::{self, Patient};
@@ -139,6 +139,7 @@ async fn work(job: Job, heard: &mut UnboundedReceiver<ToNode>, stop: &Cancellati
             let host = Host::open(talk.reporter(), stop.clone(), Duration::from_secs(how.timeout_s)).await?;
             to_json(&depart::of_another(&host, &called, how.into()).await?)
         }
+        Job::Snapshot(job) => snapshot::job(job, async |timeout| Host::open(talk.reporter(), stop.clone(), timeout).await).await,
         Job::Doctor(wish) => examine(*wish, heard, stop, talk).await,
     }
 }
