@@ -4,11 +4,13 @@
 //! changes nothing the second time, and a crash anywhere is mended by running it again. Every change is first written
 //! to the [`Journal`], so that [`undo`] can take back exactly what was done.
 
+mod addresses;
 mod command;
 mod error;
 mod event;
 mod facts;
 mod files;
+mod guard;
 mod host;
 mod install;
 mod journal;
@@ -24,11 +26,13 @@ mod undo;
 mod wait;
 mod written;
 
+pub use addresses::has_address;
 pub use command::{Output, run};
 pub use error::{Context, Error, Kind, Result};
 pub use event::{Change, Event, Outcome, Reporter};
 pub use facts::{Facts, Link, SeLinux};
 pub use files::{Content, Edit, FileStep, read_optional, remove_file, write_atomically};
+pub use guard::Guard;
 pub use host::Host;
 pub use install::{has_content, hash, install, keep, keeps, same_content};
 pub use journal::{Entry, FileState, Journal, Undo, hex};
