@@ -49,6 +49,18 @@ impl Quorum {
         ))
     }
 
+    /// Whether the rest would go on if a healthy voter were lost: asked before one is disturbed with no need.
+    ///
+    /// # Errors
+    /// Refused, with the sum.
+    pub fn survives(self, without: &str) -> Result<()> {
+        if self.healthy > self.needed() {
+            return Ok(());
+        }
+        Err(Error::refused(format!("{self}: without {without} there would be no quorum"))
+            .hint("three servers bear the loss of one, if all are healthy (smartup status names those that are not)"))
+    }
+
     /// Whether one voter may be taken out for ever. `healthy`: whether that one is.
     ///
     /// One that is dead already never does harm; a healthy one may go if the rest keeps a quorum, which is etcd's own rule
@@ -115,7 +127,23 @@ mod tests {
         assert_eq!(e.what, "node1 is the only member: without it there is no cluster");
     }
 
+    #[test]
+    fn nothing_is_disturbed_that_is_needed() {
+        Quorum { voters: 3, healthy: 3 }.survives("h1").unwrap();
+        let e = Quorum { voters: 2, healthy: 2 }.survives("h1").unwrap_err();
+        assert_eq!(e.what, "2 members, 2 healthy, 2 needed: without h1 there would be no quorum");
+        assert_eq!(e.kind, node::Kind::Refused);
+    }
+
     proptest! {
+        /// What survives has a quorum without the one that is lost, and the other way round.
+        #[test]
+        fn the_rest_goes_on(voters in 1_usize..10, down in 0_usize..10) {
+            let q = Quorum { voters, healthy: voters.saturating_sub(down) };
+            let without = Quorum { healthy: q.healthy.saturating_sub(1), ..q };
+            prop_assert_eq!(q.survives("x").is_ok(), without.is_there());
+        }
+
         /// Wherever there is a quorum, a dead voter may go, and a healthy one exactly if the rest has a quorum.
         #[test]
         fn a_removal_keeps_the_quorum(voters in 1_usize..10, down in 0_usize..10) {

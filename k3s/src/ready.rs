@@ -25,8 +25,7 @@ const CONNECT: Duration = Duration::from_millis(500);
 /// When the kubeconfig is not there or cannot be used.
 pub async fn client(kubeconfig: &Path, url: Option<&str>) -> Result<Client> {
     let what = || format!("cannot use {}", kubeconfig.display());
-    let file = Kubeconfig::read_from(kubeconfig).context(what())?;
-    let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.context(what())?;
+    let mut config = config(kubeconfig).await?;
     if let Some(url) = url {
         config.cluster_url = url.parse().context(what())?;
     }
@@ -35,6 +34,13 @@ pub async fn client(kubeconfig: &Path, url: Option<&str>) -> Result<Client> {
     config.default_retry = false;
     config.proxy_url = None;
     Client::try_from(config).context(what())
+}
+
+/// What a kubeconfig on this host says.
+pub(crate) async fn config(kubeconfig: &Path) -> Result<Config> {
+    let what = || format!("cannot use {}", kubeconfig.display());
+    let file = Kubeconfig::read_from(kubeconfig).context(what())?;
+    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.context(what())
 }
 
 /// A node as `status` shows it.
