@@ -1,6 +1,7 @@
 //! The engine on other hosts: SSH, upload, the protocol, and whose turn it is.
 
 pub mod apply;
+pub mod drill;
 pub mod order;
 pub mod protocol;
 pub mod session;

@@ -222,7 +222,12 @@ impl Conductor {
                 }
                 self.asked = self.asked.filter(|n| *n != host);
             }
-            FromNode::Event { .. } | FromNode::WantsK3s | FromNode::Examined(_) | FromNode::Clock { .. } | FromNode::Knocked { .. } => {
+            FromNode::Event { .. }
+            | FromNode::WantsK3s
+            | FromNode::Examined(_)
+            | FromNode::Clock { .. }
+            | FromNode::Knocked { .. }
+            | FromNode::Drill(_) => {
                 return Vec::new();
             }
         }

@@ -28,6 +28,8 @@
 //!                    ←              Done        at the end of the orders: until then its own doors stay open
 //! ```
 //!
+//! For [`Job::Drill`], see [`crate::drill`].
+//!
 //! The end of the node's input means that the control side has gone: the step under way ends, and nothing new starts.
 
 use std::fmt;
@@ -39,6 +41,7 @@ use node::{Error, Event, Kind};
 use serde::{Deserialize, Serialize};
 
 use crate::snapshot::SnapshotJob;
+use crate::drill;
 
 /// A secret on its way: Debug does not show it. It travels inside SSH, and over the pipes of `smartup node`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +85,8 @@ pub enum ToNode {
         /// Which.
         at: Vec<Knock>,
     },
+    /// Of a drill.
+    Drill(drill::Order),
     /// End the step under way, start nothing new.
     Stop,
 }
@@ -114,6 +119,8 @@ pub enum Job {
         /// How.
         how: Leave,
     },
+    /// Take part in a failover drill.
+    Drill(drill::Job),
     /// Something about snapshots of etcd.
     Snapshot(SnapshotJob),
 }
@@ -382,6 +389,8 @@ pub enum FromNode {
         /// What came of each.
         answers: Vec<Answer>,
     },
+    /// Of a drill.
+    Drill(drill::Said),
     /// The job is done.
     Done {
         /// Its result, in the job's own form.
