@@ -4,6 +4,7 @@ mod age;
 mod commands;
 mod depart;
 mod doctor;
+mod drill;
 mod exit;
 mod kubeconfig;
 mod membership;

@@ -4,6 +4,7 @@ mod apply;
 mod completions;
 pub mod config;
 mod doctor;
+mod drill;
 mod init;
 mod join;
 mod kubeconfig;
@@ -63,6 +64,7 @@ enum Command {
     Ticket(ticket::Ticket),
     Status(status::Status),
     Doctor(doctor::Doctor),
+    Drill(drill::Drill),
     Kubeconfig(kubeconfig::Kubeconfig),
     Upgrade(Box<upgrade::Upgrade>),
     Leave(leave::Leave),
@@ -87,6 +89,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Ticket(c) => c.run().await,
         Command::Status(c) => c.run().await,
         Command::Doctor(c) => c.run(cli.verbose).await,
+        Command::Drill(c) => c.run(cli.verbose).await,
         Command::Kubeconfig(c) => c.run().await,
         Command::Upgrade(c) => c.run(cli.verbose).await,
         Command::Leave(c) => c.run(cli.verbose).await,

@@ -18,6 +18,7 @@ use super::{reset, snapshot, status, ticket};
 use crate::depart;
 use crate::doctor::doors::{self, Doors};
 use crate::doctor::{self, Patient};
+use crate::drill;
 use crate::membership::Membership;
 use crate::setup::{self, Parts, Setup, VrrpWish, Wanted};
 use crate::upgrade::Upgrade;
@@ -141,6 +142,10 @@ async fn work(job: Job, heard: &mut UnboundedReceiver<ToNode>, stop: &Cancellati
         }
         Job::Snapshot(job) => snapshot::job(job, async |timeout| Host::open(talk.reporter(), stop.clone(), timeout).await).await,
         Job::Doctor(wish) => examine(*wish, heard, stop, talk).await,
+        Job::Drill(job) => {
+            let says = talk.clone();
+            drill::host::take_part(job, heard, stop, talk.reporter(), move |said| says.say(FromNode::Drill(said))).await
+        }
     }
 }
 
