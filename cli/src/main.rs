@@ -12,8 +12,8 @@ mod output;
 mod remote;
 mod run_here;
 mod setup;
-mod upgrade;
 mod snapshot;
+mod upgrade;
 
 use std::process::ExitCode;
 

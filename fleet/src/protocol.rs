@@ -40,8 +40,8 @@ use cluster::{AdvertInterval, AuthPass, Interface, Port, Role, RouterId, Ticket,
 use node::{Error, Event, Kind};
 use serde::{Deserialize, Serialize};
 
-use crate::snapshot::SnapshotJob;
 use crate::drill;
+use crate::snapshot::SnapshotJob;
 
 /// A secret on its way: Debug does not show it. It travels inside SSH, and over the pipes of `smartup node`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

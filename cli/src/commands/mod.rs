@@ -15,8 +15,8 @@ mod remove;
 pub mod reset;
 mod snapshot;
 mod status;
-mod upgrade;
 pub mod ticket;
+mod upgrade;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
