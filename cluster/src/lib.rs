@@ -4,6 +4,7 @@ mod address;
 pub mod file;
 mod k3s;
 mod names;
+mod nearest;
 mod role;
 mod secret;
 mod ssh;
@@ -15,6 +16,7 @@ pub use address::{Subnet, Vip};
 pub use file::{Cluster, HostSpec};
 pub use k3s::{K3sArg, K3sVersion, Mirror};
 pub use names::{Hostname, Interface, Port};
+pub use nearest::nearest;
 pub use role::{Role, Runtime};
 pub use secret::{AuthPass, Token};
 pub use ssh::{Fingerprint, Jump, SshHost, SshUser};
@@ -35,7 +37,8 @@ pub struct Invalid {
 }
 
 impl Invalid {
-    pub(crate) fn new(what: &'static str, value: impl std::fmt::Display, why: impl Into<String>) -> Self {
+    /// A `value` that is not a secret, and why it cannot be.
+    pub fn new(what: &'static str, value: impl std::fmt::Display, why: impl Into<String>) -> Self {
         Self { what, value: format!("'{value}'"), why: why.into() }
     }
 

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use super::problem::{Place, Problem, names_a_secret};
 use super::tree::{Key, Node, Value};
+use crate::nearest;
 
 /// What reading needs everywhere: the text for snippets, the environment, and what has been found wrong so far.
 pub(super) struct Reader<'a> {
@@ -217,7 +218,7 @@ impl Table {
         for (key, _) in &self.entries {
             let hint = if names_a_secret(&key.name) {
                 "secrets do not stand in this file: tokenFile and vrrp.authPassFile name files that hold them".to_owned()
-            } else if let Some(near) = nearest(&key.name, &self.known) {
+            } else if let Some(near) = nearest(&key.name, self.known.iter().copied()) {
                 format!("did you mean '{near}'?")
             } else {
                 format!("known are {}", self.known.join(", "))
@@ -241,15 +242,6 @@ fn item<T, E: Display>(reader: &mut Reader<'_>, node: &Node, key: &str, parse: i
 /// A path, which is not empty.
 pub(super) fn path(text: &str) -> Result<PathBuf, &'static str> {
     if text.is_empty() { Err("the path is empty") } else { Ok(text.into()) }
-}
-
-/// The known key that was most likely meant: `node_ip` and `nodeip` are `nodeIp`, and up to two letters may be wrong.
-fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
-    let bare = |k: &str| k.to_ascii_lowercase().replace(['-', '_'], "");
-    let key = bare(key);
-    let distance = |k: &&'static str| strsim::damerau_levenshtein(&key, &bare(k));
-    let near = known.iter().copied().min_by_key(distance)?;
-    (distance(&near) <= 2.min(near.len() / 2)).then_some(near)
 }
 
 #[cfg(test)]
@@ -282,22 +274,6 @@ mod tests {
         assert_eq!(with("x${NO}").unwrap_err(), "the environment has no variable NO at ${NO}");
         for bad in ["${", "${}", "${A", "${1}", "${A:-1}", "${a b}", "${ä}"] {
             assert!(with(bad).unwrap_err().contains("not of the form"), "{bad}");
-        }
-    }
-
-    #[test]
-    fn nearest_keys() {
-        let known = ["interface", "nodeIp", "vip", "role", "k3s"];
-        for (key, near) in [
-            ("intreface", Some("interface")),
-            ("node_ip", Some("nodeIp")),
-            ("VIP", Some("vip")),
-            ("rôle", Some("role")),
-            ("vipp", Some("vip")),
-            ("xyz", None),
-            ("", None),
-        ] {
-            assert_eq!(nearest(key, &known), near, "{key}");
         }
     }
 

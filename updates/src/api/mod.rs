@@ -1,0 +1,23 @@
+//! What is in the API server: `UpdateManager` and `NodeUpdate`.
+
+mod condition;
+mod manager;
+mod node_update;
+mod schema;
+mod words;
+
+pub use condition::{AGENTS_REPORTING, SPEC_VALID, condition};
+pub use manager::{ItemsStatus, NodeStatus, Summary, UpdateManager, UpdateManagerSpec, UpdateManagerStatus};
+pub use node_update::{Available, Listing, NodeUpdate, NodeUpdateSpec, NodeUpdateStatus};
+pub use words::{Reason, State};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt as _;
+
+/// The definitions that the operator's manifest brings along.
+///
+/// They hold no CEL rules (`x-kubernetes-validations`): before Kubernetes 1.23 the field is unknown, and server-side apply
+/// refuses what it does not know.
+pub fn crds() -> [CustomResourceDefinition; 2] {
+    [UpdateManager::crd(), NodeUpdate::crd()]
+}

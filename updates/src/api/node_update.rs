@@ -1,0 +1,90 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::schema;
+use crate::{PackageName, PatchName, Policy, Stage};
+
+/// What the controller asks of one node; the object has the node's name.
+///
+/// It is namespaced, though nodes are not: a Role is enough for the agents, and nothing is left when the namespace goes. The
+/// controller makes the Node its owner, so that it goes with the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, CustomResource)]
+#[serde(rename_all = "camelCase")]
+#[kube(
+    group = "maintenance.virtuozzo.io",
+    version = "v1",
+    kind = "NodeUpdate",
+    plural = "nodeupdates",
+    singular = "nodeupdate",
+    namespaced,
+    status = "NodeUpdateStatus",
+    derive = "PartialEq",
+    doc = "Smart updates of one node: spec by the controller, status by the node's agent.",
+    printcolumn(name = "Stage", type_ = "string", json_path = ".spec.stage"),
+    printcolumn(name = "Policy", type_ = "string", json_path = ".spec.policy"),
+    printcolumn(name = "Kernel", type_ = "string", json_path = ".status.kernel"),
+    printcolumn(name = "Agent", type_ = "string", json_path = ".status.agentVersion"),
+    printcolumn(name = "Reported", type_ = "date", json_path = ".status.reportedAt")
+)]
+pub struct NodeUpdateSpec {
+    /// How soon after their publication updates are installed.
+    pub stage: Stage,
+    /// What the stage comes from. A node that stays at auto keeps its stage.
+    pub policy: Policy,
+    /// The agent looks for updates at once when this changes: a digest of all that asks for it.
+    #[serde(default)]
+    pub check: String,
+}
+
+/// What the agent has found on its node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeUpdateStatus {
+    /// smartup's version on the node.
+    pub agent_version: String,
+    /// When the agent last reported.
+    #[schemars(schema_with = "schema::time")]
+    pub reported_at: Time,
+    /// The running kernel, as `uname -r` prints it.
+    pub kernel: String,
+    /// The spec's `check` that this status answers.
+    #[serde(default)]
+    pub check: String,
+    /// Packages, once looked for; absent where the host has no package manager that smartup knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packages: Option<Listing<PackageName>>,
+    /// Live patches, once looked for; absent where the host has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patches: Option<Listing<PatchName>>,
+    /// Storage services of the host, such as vstorage-mdsd.service.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub storage_services: Vec<String>,
+}
+
+/// What could be installed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Listing<T> {
+    /// When it was last looked for with success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::time")]
+    pub checked_at: Option<Time>,
+    /// Why the last look failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What the last look that succeeded found.
+    pub available: Vec<Available<T>>,
+}
+
+/// An update that could be installed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Available<T> {
+    /// Its name.
+    pub name: T,
+    /// When it was published; where the repository does not say, when the node first saw it.
+    #[schemars(schema_with = "schema::time")]
+    pub since: Time,
+}

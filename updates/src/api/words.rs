@@ -1,0 +1,110 @@
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+/// An enum of words that stand in a status. A word that is not known, a vendor's or a later version's, is kept as it is.
+macro_rules! words {
+    ($(#[$doc:meta])* $t:ident { $($(#[doc = $what:literal])+ $word:ident,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(from = "String", into = "String")]
+        pub enum $t {
+            $($(#[doc = $what])+ $word,)+
+            /// Another operator's word.
+            Other(String),
+        }
+
+        impl $t {
+            /// The word, as it stands in a status.
+            pub fn as_str(&self) -> &str {
+                match self {
+                    $(Self::$word => stringify!($word),)+
+                    Self::Other(word) => word,
+                }
+            }
+
+            /// What it means, for people.
+            pub fn meaning(&self) -> &str {
+                match self {
+                    $(Self::$word => concat!($($what),+).trim_ascii_start().trim_end_matches('.'),)+
+                    Self::Other(word) => word,
+                }
+            }
+        }
+
+        impl From<String> for $t {
+            fn from(word: String) -> Self {
+                match word.as_str() {
+                    $(stringify!($word) => Self::$word,)+
+                    _ => Self::Other(word),
+                }
+            }
+        }
+
+        impl From<$t> for String {
+            fn from(word: $t) -> Self {
+                word.as_str().to_owned()
+            }
+        }
+
+        impl fmt::Display for $t {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl JsonSchema for $t {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($t).into()
+            }
+            fn inline_schema() -> bool {
+                true
+            }
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                let all = [$(concat!(stringify!($word), ":", $($what),+)),+].join(" ");
+                json_schema!({ "type": "string", "description": all })
+            }
+        }
+    };
+}
+
+words! {
+    /// How a node stands with its packages or its patches.
+    State {
+        /// Nothing is due by the node's stage.
+        UpToDate,
+        /// Nothing is installed; the reason says why.
+        Suspended,
+        /// Updates are due; the reason says what they wait for.
+        Pending,
+        /// Nobody knows; the reason says why.
+        Unknown,
+    }
+}
+
+words! {
+    /// Why.
+    Reason {
+        /// The node has the label maintenance.virtuozzo.io/suspend.
+        ManuallySuspended,
+        /// The UpdateManager's spec has suspend: true.
+        ClusterSuspended,
+        /// The node serves storage.
+        StorageNode,
+        /// The node's policy label is none of fast, slow, stable and auto.
+        InvalidPolicy,
+        /// The UpdateManager's spec cannot be understood.
+        InvalidSpec,
+        /// No maintenance window is open.
+        WindowClosed,
+        /// The node's agent has not reported yet.
+        NotReported,
+        /// The node's agent has not reported for more than a day.
+        AgentSilent,
+        /// Looking for updates failed on the node.
+        CheckFailed,
+        /// The node has nothing that installs such updates.
+        NotSupported,
+    }
+}

@@ -1,0 +1,20 @@
+//! Smart updates: the `UpdateManager` API, its schema and its rules. Pure: no I/O, the time is an argument.
+
+pub mod api;
+pub mod names;
+mod package;
+mod patch_name;
+mod policy;
+mod schedule;
+mod span;
+mod text;
+mod window;
+mod zone;
+
+pub use package::PackageName;
+pub use patch_name::PatchName;
+pub use policy::{Policy, Stage};
+pub use schedule::Schedule;
+pub use span::Span;
+pub use window::{Gate, Opening, Window, gate};
+pub use zone::Zone;
