@@ -1,6 +1,10 @@
 //! Smart updates: the `UpdateManager` API, its schema and its rules. Pure: no I/O, the time is an argument.
 
 pub mod api;
+mod assign;
+pub mod edit;
+mod item;
+pub mod judge;
 pub mod names;
 mod package;
 mod patch_name;
@@ -11,7 +15,9 @@ mod text;
 mod window;
 mod zone;
 
-pub use package::PackageName;
+pub use assign::{Asked, assign};
+pub use item::{Item, suggestion};
+pub use package::{Bans, PackageName};
 pub use patch_name::PatchName;
 pub use policy::{Policy, Stage};
 pub use schedule::Schedule;

@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -50,15 +51,14 @@ impl PackageName {
         }
     }
 
-    /// Whether a ban of `self` means `package`. What a ban leaves out, an epoch or Debian's architecture, may be any.
-    pub fn bans(&self, package: &Self) -> bool {
-        let mut package = package.clone();
-        match (&self.0, &mut package.0) {
-            (Form::Rpm { epoch: None, .. }, Form::Rpm { epoch, .. }) => *epoch = None,
-            (Form::Debian { arch: None, .. }, Form::Debian { arch, .. }) => *arch = None,
-            _ => {}
+    /// Without what a ban may leave out: the epoch, or Debian's architecture.
+    fn bare(&self) -> Self {
+        let mut form = self.0.clone();
+        match &mut form {
+            Form::Rpm { epoch, .. } => *epoch = None,
+            Form::Debian { arch, .. } => *arch = None,
         }
-        *self == package
+        Self(form)
     }
 
     fn rpm(s: &str) -> Result<Form, String> {
@@ -68,7 +68,7 @@ impl PackageName {
             return Err(format!("{form}, nor <name>=<version>, as in bash=5.2.15-2+b8"));
         };
         let Some((release, arch)) = last.rsplit_once('.').filter(|(_, arch)| RPM_ARCHES.contains(arch)) else {
-            return Err(format!("does not end with an architecture; {form}"));
+            return Err("has no architecture at its end; write for example bash-4.2.46-34.vl7.x86_64".into());
         };
         let (epoch, version) = epoch(evr).ok_or("has an epoch that is not a number")?;
         // rpm: build/parsePreamble.c and rpmbuild_internal.h, ALLOWED_CHARS_NAME, ALLOWED_CHARS_VERREL
@@ -101,6 +101,23 @@ impl PackageName {
             return Err("has a version that Debian does not allow; write for example bash=5.2.15-2+b8".into());
         }
         Ok(Form::Debian { name: name.to_owned(), arch: arch.map(str::to_owned), version: evr.to_owned() })
+    }
+}
+
+/// Builds that are not to be installed. What a ban leaves out, an epoch or Debian's architecture, may be any.
+#[derive(Debug, Default)]
+pub struct Bans<'a>(HashSet<&'a PackageName>);
+
+impl Bans<'_> {
+    /// Whether `package` is one of them.
+    pub fn include(&self, package: &PackageName) -> bool {
+        self.0.contains(package) || self.0.contains(&package.bare())
+    }
+}
+
+impl<'a> FromIterator<&'a PackageName> for Bans<'a> {
+    fn from_iter<I: IntoIterator<Item = &'a PackageName>>(packages: I) -> Self {
+        Self(packages.into_iter().collect())
     }
 }
 

@@ -4,7 +4,7 @@ use std::str::FromStr;
 use cluster::Invalid;
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::Zone;
 use crate::text::text_type;
@@ -26,6 +26,9 @@ struct Field {
     most: u8,
     words: &'static [&'static str],
 }
+
+/// The search fails at what the clocks left out if that is more than two hours; it was never more than a day (Samoa, 2011).
+const LEFT_OUT: SignedDuration = SignedDuration::from_hours(24);
 
 /// In characters, the blanks included.
 const LONGEST: usize = 128;
@@ -86,14 +89,14 @@ fn number(text: &str) -> Option<u8> {
 impl Schedule {
     /// The first time after `after`.
     pub(crate) fn next(&self, after: Timestamp, zone: &Zone) -> Option<Timestamp> {
-        let after = after.to_zoned(zone.get().clone());
-        Some(self.cron.find_next_occurrence(&after, false).ok()?.timestamp())
+        let find = |from: Timestamp, inclusive| self.cron.find_next_occurrence(&from.to_zoned(zone.get().clone()), inclusive).ok();
+        Some(find(after, false).or_else(|| find(after.checked_add(LEFT_OUT).ok()?, true))?.timestamp())
     }
 
     /// The last time that is not after `at`.
     pub(crate) fn last(&self, at: Timestamp, zone: &Zone) -> Option<Timestamp> {
-        let at = at.to_zoned(zone.get().clone());
-        Some(self.cron.find_previous_occurrence(&at, true).ok()?.timestamp())
+        let find = |from: Timestamp| self.cron.find_previous_occurrence(&from.to_zoned(zone.get().clone()), true).ok();
+        Some(find(at).or_else(|| find(at.checked_sub(LEFT_OUT).ok()?))?.timestamp())
     }
 }
 

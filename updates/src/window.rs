@@ -28,7 +28,8 @@ pub struct Opening {
 }
 
 impl Window {
-    fn zone(&self) -> Zone {
+    /// UTC unless given.
+    pub(crate) fn zone(&self) -> Zone {
         self.time_zone.clone().unwrap_or_default()
     }
 
@@ -77,3 +78,6 @@ pub fn gate(windows: &[Window], now: Timestamp) -> Gate {
     }
     Gate::Open(until)
 }
+
+#[cfg(test)]
+mod tests;

@@ -112,7 +112,8 @@ pub struct ItemsStatus {
     pub number_of_packages_to_update: Option<u32>,
 }
 
-/// How many nodes there are; each counts once, under what holds its packages or patches back most.
+/// How many nodes there are. Each counts once: as suspended, else as unknown, else as pending if its packages or its patches
+/// are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Summary {

@@ -4,6 +4,8 @@ mod condition;
 mod manager;
 mod node_update;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod words;
 
 pub use condition::{AGENTS_REPORTING, SPEC_VALID, condition};

@@ -52,10 +52,10 @@ pub struct NodeUpdateStatus {
     /// The spec's `check` that this status answers.
     #[serde(default)]
     pub check: String,
-    /// Packages, once looked for; absent where the host has no package manager that smartup knows.
+    /// Packages; absent where the host has no package manager that smartup knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packages: Option<Listing<PackageName>>,
-    /// Live patches, once looked for; absent where the host has none.
+    /// Live patches; absent where nothing on the host installs any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patches: Option<Listing<PatchName>>,
     /// Storage services of the host, such as vstorage-mdsd.service.
@@ -67,7 +67,7 @@ pub struct NodeUpdateStatus {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Listing<T> {
-    /// When it was last looked for with success.
+    /// When it was last looked for with success; absent before the first time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::time")]
     pub checked_at: Option<Time>,
