@@ -17,10 +17,9 @@ pub enum Item {
 impl FromStr for Item {
     type Err = Invalid;
     fn from_str(s: &str) -> Result<Self, Invalid> {
-        let package = s.parse().map(Self::Package);
-        package.or_else(|e| {
-            s.parse().map(Self::Patch).map_err(|_| Invalid { what: "item", why: format!("{}; a patch is X-Y-rZ", e.why), ..e })
-        })
+        // every package has a '.' before its architecture, or a '='
+        let patch = s.starts_with(|c: char| c.is_ascii_digit()) && !s.contains(['.', '=']);
+        if patch { s.parse().map(Self::Patch) } else { s.parse().map(Self::Package) }
     }
 }
 

@@ -152,7 +152,7 @@ impl Judge<'_> {
         ready_kernel.reason = ready_kernel.reason.or(without);
         NodeStatus {
             id: node.name.to_owned(),
-            kernel: node.report().map(|r| r.kernel.clone()).unwrap_or_default(),
+            kernel: node.report().map(|r| r.kernel.clone()),
             ready_kernel,
             rpm_packages: ItemsStatus { number_of_packages_to_update: number, ..self.items(&packages, held) },
             stage_name: stage,

@@ -86,9 +86,9 @@ pub struct UpdateManagerStatus {
 pub struct NodeStatus {
     /// The node's name.
     pub id: String,
-    /// Its running kernel; empty as long as it is not known.
-    #[serde(default)]
-    pub kernel: String,
+    /// Its running kernel, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
     /// Live patches of its kernel.
     pub ready_kernel: ItemsStatus,
     /// Its packages.

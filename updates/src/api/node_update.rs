@@ -34,7 +34,6 @@ pub struct NodeUpdateSpec {
     /// What the stage comes from. A node that stays at auto keeps its stage.
     pub policy: Policy,
     /// The agent looks for updates at once when this changes: a digest of all that asks for it.
-    #[serde(default)]
     pub check: String,
 }
 
@@ -50,7 +49,6 @@ pub struct NodeUpdateStatus {
     /// The running kernel, as `uname -r` prints it.
     pub kernel: String,
     /// The spec's `check` that this status answers.
-    #[serde(default)]
     pub check: String,
     /// Packages; absent where the host has no package manager that smartup knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]

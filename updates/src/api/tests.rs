@@ -45,6 +45,7 @@ fn structural_for_every_kubernetes_since_1_19() {
                 assert!(!has(forbidden), "{path} has {forbidden}");
             }
             assert!(!(has("properties") && has("additionalProperties")), "{path}");
+            assert!(!schema.get("default").is_some_and(|d| d == ""), "{path}: Kubernetes 1.20 takes an empty text for null");
             if logical {
                 for forbidden in ["description", "type", "default", "additionalProperties", "nullable"] {
                     assert!(!has(forbidden), "{path} has {forbidden} in a logical part");

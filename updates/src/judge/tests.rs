@@ -18,9 +18,9 @@ struct Host {
 fn host(name: &'static str, labels: &[(&str, &str)], report: serde_json::Value) -> Host {
     let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let update = (!report.is_null()).then(|| {
-        let mut status = json!({ "agentVersion": "1", "reportedAt": NOW, "kernel": "6.1.0" });
+        let mut status = json!({ "agentVersion": "1", "reportedAt": NOW, "kernel": "6.1.0", "check": "" });
         status.as_object_mut().unwrap().extend(report.as_object().unwrap().clone());
-        let spec = json!({ "stage": "stable", "policy": "auto" });
+        let spec = json!({ "stage": "stable", "policy": "auto", "check": "" });
         serde_json::from_value(json!({
             "apiVersion": "maintenance.virtuozzo.io/v1", "kind": "NodeUpdate", "metadata": { "name": name }, "spec": spec, "status": status,
         }))
@@ -47,7 +47,7 @@ fn lines(spec: Option<&UpdateManagerSpec>, hosts: &[Host]) -> String {
     let nodes = nodes(hosts);
     let line = |status: NodeStatus| {
         let json = serde_json::to_value(&status).unwrap();
-        format!("{} {} {} {} {}", status.id, status.kernel, json["stageName"], json["readyKernel"], json["rpmPackages"])
+        format!("{} {} {} {} {}", status.id, status.kernel.unwrap_or_default(), json["stageName"], json["readyKernel"], json["rpmPackages"])
     };
     statuses(spec, &nodes, &wanted(spec, None, &nodes), now()).into_iter().map(line).collect::<Vec<_>>().join("\n")
 }
