@@ -93,6 +93,11 @@ mod tests {
     #[test]
     fn says_what_an_item_is() {
         let why = |text: &str| text.parse::<Item>().unwrap_err().to_string();
-        insta::assert_snapshot!(["bash", "123-4-5", "bash-4.2.46-34.vl7", "Bash=5"].map(why).join("\n"), @"");
+        insta::assert_snapshot!(["bash", "123-4-5", "bash-4.2.46-34.vl7", "Bash=5"].map(why).join("\n"), @r"
+        package 'bash': is not of the form <name>-<version>-<release>.<arch>, as in bash-4.2.46-34.vl7.x86_64, nor <name>=<version>, as in bash=5.2.15-2+b8
+        patch '123-4-5': is not of the form X-Y-rZ, as in 123-4-r5
+        package 'bash-4.2.46-34.vl7': has no architecture at its end; write for example bash-4.2.46-34.vl7.x86_64
+        package 'Bash=5': has a name that Debian does not allow: 'Bash'
+        ");
     }
 }

@@ -137,8 +137,7 @@ impl Judge<'_> {
             if late { Err(Reason::AgentSilent) } else { Ok(report) }
         });
         // where nothing can install live patches, none is due; but every host has packages
-        let none = |patches: &Option<Listing<_>>| patches.is_none().then_some(Reason::NotSupported);
-        let without = report.as_ref().ok().and_then(|r| none(&r.patches));
+        let without = report.as_ref().ok().filter(|r| r.patches.is_none()).map(|_| Reason::NotSupported);
         let patches = report.clone().and_then(|r| match &r.patches {
             Some(listing) => self.count(listing, stage, |patch| self.banned_patches.contains(patch)),
             None => Ok(Count::default()),

@@ -22,13 +22,13 @@ use crate::{PackageName, PatchName, Stage, Window};
     status = "UpdateManagerStatus",
     derive = "PartialEq",
     doc = "Smart updates of the cluster's nodes: what is wanted, and how each node stands.",
-    printcolumn(name = "Suspended", type_ = "boolean", json_path = ".spec.suspend"),
-    printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.summary.nodes"),
-    printcolumn(name = "Up-to-date", type_ = "integer", json_path = ".status.summary.upToDate"),
-    printcolumn(name = "Pending", type_ = "integer", json_path = ".status.summary.pending"),
-    printcolumn(name = "Held", type_ = "integer", json_path = ".status.summary.suspended"),
-    printcolumn(name = "Unknown", type_ = "integer", json_path = ".status.summary.unknown"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn = r#"{"name":"Suspended","type":"boolean","jsonPath":".spec.suspend"}"#,
+    printcolumn = r#"{"name":"Nodes","type":"integer","jsonPath":".status.summary.nodes"}"#,
+    printcolumn = r#"{"name":"Up-to-date","type":"integer","jsonPath":".status.summary.upToDate"}"#,
+    printcolumn = r#"{"name":"Pending","type":"integer","jsonPath":".status.summary.pending"}"#,
+    printcolumn = r#"{"name":"Held","type":"integer","jsonPath":".status.summary.suspended"}"#,
+    printcolumn = r#"{"name":"Unknown","type":"integer","jsonPath":".status.summary.unknown"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 pub struct UpdateManagerSpec {
     /// Times in which an update may start. None: at any time.

@@ -22,11 +22,11 @@ use crate::{PackageName, PatchName, Policy, Stage};
     status = "NodeUpdateStatus",
     derive = "PartialEq",
     doc = "Smart updates of one node: spec by the controller, status by the node's agent.",
-    printcolumn(name = "Stage", type_ = "string", json_path = ".spec.stage"),
-    printcolumn(name = "Policy", type_ = "string", json_path = ".spec.policy"),
-    printcolumn(name = "Kernel", type_ = "string", json_path = ".status.kernel"),
-    printcolumn(name = "Agent", type_ = "string", json_path = ".status.agentVersion"),
-    printcolumn(name = "Reported", type_ = "date", json_path = ".status.reportedAt")
+    printcolumn = r#"{"name":"Stage","type":"string","jsonPath":".spec.stage"}"#,
+    printcolumn = r#"{"name":"Policy","type":"string","jsonPath":".spec.policy"}"#,
+    printcolumn = r#"{"name":"Kernel","type":"string","jsonPath":".status.kernel"}"#,
+    printcolumn = r#"{"name":"Agent","type":"string","jsonPath":".status.agentVersion"}"#,
+    printcolumn = r#"{"name":"Reported","type":"date","jsonPath":".status.reportedAt"}"#
 )]
 pub struct NodeUpdateSpec {
     /// How soon after their publication updates are installed.

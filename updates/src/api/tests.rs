@@ -258,7 +258,7 @@ fn cron_field() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn whatever_the_server_takes_can_be_read(span in from_pattern::<Span>(), patch in from_pattern::<PatchName>(), package in from_pattern::<PackageName>()) {

@@ -88,13 +88,13 @@ words! {
     Reason {
         /// The node has the label maintenance.virtuozzo.io/suspend.
         ManuallySuspended,
-        /// The UpdateManager's spec has suspend: true.
+        /// The spec has suspend: true.
         ClusterSuspended,
         /// The node serves storage.
         StorageNode,
         /// The node's policy label is none of fast, slow, stable and auto.
         InvalidPolicy,
-        /// The UpdateManager's spec cannot be understood.
+        /// The spec cannot be understood.
         InvalidSpec,
         /// No maintenance window is open.
         WindowClosed,

@@ -55,7 +55,9 @@ fn merged(mut manager: Value, patch: Option<&Value>) -> Value {
             }
         }
     }
-    patch.into_iter().for_each(|patch| merge(&mut manager, patch));
+    if let Some(patch) = patch {
+        merge(&mut manager, patch);
+    }
     manager
 }
 
@@ -137,7 +139,7 @@ fn a_manager_without_anything() {
 fn says_why_not() {
     let why = |e: Edit| {
         let refusal = edit(&manager(), &[Edit::Suspend, e]).unwrap_err();
-        format!("{refusal}\n  hint: {}", refusal.hint.as_deref().unwrap_or_default())
+        format!("{refusal}\n  hint: {}", refusal.hint.as_deref().unwrap_or("none"))
     };
     let text = [which("0 1 * * MON-FRI", None), which("0 2 * * *", None), unban("bash-4.2.46-35.vl7.x86_64"), unban("1-2-r3")].map(why);
     insta::assert_snapshot!(text.join("\n"), @r"
@@ -148,7 +150,7 @@ fn says_why_not() {
     bash-4.2.46-35.vl7.x86_64 is not banned
       hint: did you mean bash-4.2.46-34.vl7.x86_64?
     1-2-r3 is not banned
-      hint:
+      hint: none
     ");
 }
 
@@ -160,12 +162,12 @@ fn labels() {
     let all = [(&none, NodeEdit::Suspend), (&none, NodeEdit::Resume), (&both, NodeEdit::Suspend), (&both, NodeEdit::Resume), (&both, slow)];
     let text = all.map(|(labels, edit)| {
         let Edited { patch, said } = label("h1", labels, edit);
-        format!("{}: {}", said.join(""), patch.map(|p| p.to_string()).unwrap_or_default())
+        format!("{}: {}", said.join(""), patch.map_or("no patch".into(), |p| p.to_string()))
     });
     insta::assert_snapshot!(text.join("\n"), @r#"
     h1 suspended: {"metadata":{"labels":{"maintenance.virtuozzo.io/suspend":""}}}
-    h1 was not suspended by its label:
-    h1 was already suspended:
+    h1 was not suspended by its label: no patch
+    h1 was already suspended: no patch
     h1 resumed: {"metadata":{"labels":{"maintenance.virtuozzo.io/suspend":null}}}
     h1 has policy slow: {"metadata":{"labels":{"maintenance.virtuozzo.io/auto-updates-policy":"slow"}}}
     "#);

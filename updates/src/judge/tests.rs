@@ -15,7 +15,8 @@ struct Host {
     update: Option<NodeUpdate>,
 }
 
-fn host(name: &'static str, labels: &[(&str, &str)], report: serde_json::Value) -> Host {
+fn host(name: &'static str, labels: &[(&str, &str)], report: impl Into<serde_json::Value>) -> Host {
+    let report = report.into();
     let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let update = (!report.is_null()).then(|| {
         let mut status = json!({ "agentVersion": "1", "reportedAt": NOW, "kernel": "6.1.0", "check": "" });
@@ -180,17 +181,17 @@ fn conditions_say_who_is_silent_and_keep_their_time() {
     let hosts = names.map(|name| host(name, &[], serde_json::Value::Null));
     let nodes = nodes(&hosts);
     let said = |conditions: &[Condition]| {
-        let line = |c: &Condition| format!("{} {} {} {} {}", c.type_, c.status, c.reason, c.last_transition_time.0, c.message);
+        let line = |c: &Condition| format!("{} {} {} {} {:?}", c.type_, c.status, c.reason, c.last_transition_time.0, c.message);
         conditions.iter().map(line).collect::<Vec<_>>().join("\n")
     };
     let first = conditions(&[], None, &nodes, Some(1), now());
     let later = now().checked_add(SignedDuration::from_hours(1)).unwrap();
     let second = conditions(&first, Some("spec.maintenanceWindows[0].timeZone: no such zone"), &nodes[..2], Some(2), later);
-    insta::assert_snapshot!(format!("{}\n\n{}", said(&first), said(&second)), @r"
-    SpecValid True Understood 2026-11-21T12:00:00Z
-    AgentsReporting False SomeSilent 2026-11-21T12:00:00Z no report from a, b, c, d, e, f, g, h, i, j and 2 more
+    insta::assert_snapshot!(format!("{}\n\n{}", said(&first), said(&second)), @r#"
+    SpecValid True Understood 2026-11-21T12:00:00Z ""
+    AgentsReporting False SomeSilent 2026-11-21T12:00:00Z "no report from a, b, c, d, e, f, g, h, i, j and 2 more"
 
-    SpecValid False NotUnderstood 2026-11-21T13:00:00Z spec.maintenanceWindows[0].timeZone: no such zone; nothing is started until that is mended
-    AgentsReporting False SomeSilent 2026-11-21T12:00:00Z no report from a, b
-    ");
+    SpecValid False NotUnderstood 2026-11-21T13:00:00Z "spec.maintenanceWindows[0].timeZone: no such zone; nothing is started until that is mended"
+    AgentsReporting False SomeSilent 2026-11-21T12:00:00Z "no report from a, b"
+    "#);
 }
