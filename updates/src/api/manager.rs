@@ -95,6 +95,7 @@ pub struct NodeStatus {
     pub rpm_packages: ItemsStatus,
     /// How soon after their publication updates are installed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Stage")]
     pub stage_name: Option<Stage>,
 }
 

@@ -45,6 +45,8 @@ fn structural_for_every_kubernetes_since_1_19() {
                 assert!(!has(forbidden), "{path} has {forbidden}");
             }
             assert!(!(has("properties") && has("additionalProperties")), "{path}");
+            let null = schema.get("enum").is_some_and(|values| values.as_array().unwrap().contains(&Value::Null));
+            assert!(!null, "{path}: Kubernetes 1.20 does not take null in an enumeration");
             assert!(!schema.get("default").is_some_and(|d| d == ""), "{path}: Kubernetes 1.20 takes an empty text for null");
             if logical {
                 for forbidden in ["description", "type", "default", "additionalProperties", "nullable"] {
