@@ -76,7 +76,62 @@ fn an_api_server_takes_them_and_refuses_what_they_do_not_allow() -> Result<()> {
     let version = host.sh("k3s kubectl get --raw /version")?;
     // later servers put it in other words
     if version.contains("\"minor\": \"20\"") {
-        insta::assert_snapshot!(said, @"");
+        insta::assert_snapshot!(said, @r#"
+        {"maintenanceWindows":[{"duration":"1h","schedule":"0 24 * * *"}]}
+            The UpdateManager "default" is invalid:
+            * spec.maintenanceWindows.schedule: Invalid value: "0 24 * * *": spec.maintenanceWindows.schedule in body should match '^\s*(\S+\s+){1}(?P<hour>\*|(([01]?[0-9]|2[0-3])(-([01]?[0-9]|2[0-3])(/[1-9][0-9]?)?)?|\*/[1-9][0-9]?)(,(([01]?[0-9]|2[0-3])(-([01]?[0-9]|2[0-3])(/[1-9][0-9]?)?)?|\*/[1-9][0-9]?))*)(\s|$)'
+            * <nil>: Invalid value: "": "spec.maintenanceWindows.schedule" must validate all the schemas (allOf)
+        {"maintenanceWindows":[{"duration":"1h","schedule":"61 1 * * *"}]}
+            The UpdateManager "default" is invalid:
+            * spec.maintenanceWindows.schedule: Invalid value: "61 1 * * *": spec.maintenanceWindows.schedule in body should match '^\s*(?P<minute>\*|([0-5]?[0-9](-[0-5]?[0-9](/[1-9][0-9]?)?)?|\*/[1-9][0-9]?)(,([0-5]?[0-9](-[0-5]?[0-9](/[1-9][0-9]?)?)?|\*/[1-9][0-9]?))*)(\s|$)'
+            * <nil>: Invalid value: "": "spec.maintenanceWindows.schedule" must validate all the schemas (allOf)
+        {"maintenanceWindows":[{"duration":"1h","schedule":"0 1 32 * *"}]}
+            The UpdateManager "default" is invalid:
+            * spec.maintenanceWindows.schedule: Invalid value: "0 1 32 * *": spec.maintenanceWindows.schedule in body should match '^\s*(\S+\s+){2}(?P<dayOfMonth>\*|((0?[1-9]|[12][0-9]|3[01])(-(0?[1-9]|[12][0-9]|3[01])(/[1-9][0-9]?)?)?|\*/[1-9][0-9]?)(,((0?[1-9]|[12][0-9]|3[01])(-(0?[1-9]|[12][0-9]|3[01])(/[1-9][0-9]?)?)?|\*/[1-9][0-9]?))*)(\s|$)'
+            * <nil>: Invalid value: "": "spec.maintenanceWindows.schedule" must validate all the schemas (allOf)
+        {"maintenanceWindows":[{"duration":"1h","schedule":"0 1 * foo *"}]}
+            The UpdateManager "default" is invalid:
+            * spec.maintenanceWindows.schedule: Invalid value: "0 1 * foo *": spec.maintenanceWindows.schedule in body should match '^\s*(\S+\s+){3}(?P<month>\*|((0?[1-9]|1[0-2]|(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec))(-(0?[1-9]|1[0-2]|(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec))(/[1-9][0-9]?)?)?|\*/[1-9][0-9]?)(,((0?[1-9]|1[0-2]|(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec))(-(0?[1-9]|1[0-2]|(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec))(/[1-9][0-9]?)?)?|\*/[1-9][0-9]?))*)(\s|$)'
+            * <nil>: Invalid value: "": "spec.maintenanceWindows.schedule" must validate all the schemas (allOf)
+        {"maintenanceWindows":[{"duration":"1h","schedule":"0 1 * *"}]}
+            The UpdateManager "default" is invalid:
+            * spec.maintenanceWindows.schedule: Invalid value: "0 1 * *": spec.maintenanceWindows.schedule in body should match '^\s*(\S+\s+){4}(?P<dayOfWeek>\*|((0?[0-7]|(?i:sun|mon|tue|wed|thu|fri|sat))(-(0?[0-7]|(?i:sun|mon|tue|wed|thu|fri|sat))(/[1-9][0-9]?)?)?|\*/[1-9][0-9]?)(,((0?[0-7]|(?i:sun|mon|tue|wed|thu|fri|sat))(-(0?[0-7]|(?i:sun|mon|tue|wed|thu|fri|sat))(/[1-9][0-9]?)?)?|\*/[1-9][0-9]?))*)\s*$'
+            * <nil>: Invalid value: "": "spec.maintenanceWindows.schedule" must validate all the schemas (allOf)
+        {"maintenanceWindows":[{"duration":"1h","schedule":"0 1 * * 1-5 2027"}]}
+            The UpdateManager "default" is invalid:
+            * spec.maintenanceWindows.schedule: Invalid value: "0 1 * * 1-5 2027": spec.maintenanceWindows.schedule in body should match '^\s*(\S+\s+){4}(?P<dayOfWeek>\*|((0?[0-7]|(?i:sun|mon|tue|wed|thu|fri|sat))(-(0?[0-7]|(?i:sun|mon|tue|wed|thu|fri|sat))(/[1-9][0-9]?)?)?|\*/[1-9][0-9]?)(,((0?[0-7]|(?i:sun|mon|tue|wed|thu|fri|sat))(-(0?[0-7]|(?i:sun|mon|tue|wed|thu|fri|sat))(/[1-9][0-9]?)?)?|\*/[1-9][0-9]?))*)\s*$'
+            * <nil>: Invalid value: "": "spec.maintenanceWindows.schedule" must validate all the schemas (allOf)
+        {"maintenanceWindows":[{"duration":"1h","schedule":"@daily"}]}
+            The UpdateManager "default" is invalid:
+            * spec.maintenanceWindows.schedule: Invalid value: "@daily": spec.maintenanceWindows.schedule in body should match '^\s*(?P<minute>\*|([0-5]?[0-9](-[0-5]?[0-9](/[1-9][0-9]?)?)?|\*/[1-9][0-9]?)(,([0-5]?[0-9](-[0-5]?[0-9](/[1-9][0-9]?)?)?|\*/[1-9][0-9]?))*)(\s|$)'
+            * spec.maintenanceWindows.schedule: Invalid value: "@daily": spec.maintenanceWindows.schedule in body should match '^\s*(\S+\s+){1}(?P<hour>\*|(([01]?[0-9]|2[0-3])(-([01]?[0-9]|2[0-3])(/[1-9][0-9]?)?)?|\*/[1-9][0-9]?)(,(([01]?[0-9]|2[0-3])(-([01]?[0-9]|2[0-3])(/[1-9][0-9]?)?)?|\*/[1-9][0-9]?))*)(\s|$)'
+            * spec.maintenanceWindows.schedule: Invalid value: "@daily": spec.maintenanceWindows.schedule in body should match '^\s*(\S+\s+){2}(?P<dayOfMonth>\*|((0?[1-9]|[12][0-9]|3[01])(-(0?[1-9]|[12][0-9]|3[01])(/[1-9][0-9]?)?)?|\*/[1-9][0-9]?)(,((0?[1-9]|[12][0-9]|3[01])(-(0?[1-9]|[12][0-9]|3[01])(/[1-9][0-9]?)?)?|\*/[1-9][0-9]?))*)(\s|$)'
+            * spec.maintenanceWindows.schedule: Invalid value: "@daily": spec.maintenanceWindows.schedule in body should match '^\s*(\S+\s+){3}(?P<month>\*|((0?[1-9]|1[0-2]|(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec))(-(0?[1-9]|1[0-2]|(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec))(/[1-9][0-9]?)?)?|\*/[1-9][0-9]?)(,((0?[1-9]|1[0-2]|(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec))(-(0?[1-9]|1[0-2]|(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec))(/[1-9][0-9]?)?)?|\*/[1-9][0-9]?))*)(\s|$)'
+            * spec.maintenanceWindows.schedule: Invalid value: "@daily": spec.maintenanceWindows.schedule in body should match '^\s*(\S+\s+){4}(?P<dayOfWeek>\*|((0?[0-7]|(?i:sun|mon|tue|wed|thu|fri|sat))(-(0?[0-7]|(?i:sun|mon|tue|wed|thu|fri|sat))(/[1-9][0-9]?)?)?|\*/[1-9][0-9]?)(,((0?[0-7]|(?i:sun|mon|tue|wed|thu|fri|sat))(-(0?[0-7]|(?i:sun|mon|tue|wed|thu|fri|sat))(/[1-9][0-9]?)?)?|\*/[1-9][0-9]?))*)\s*$'
+            * <nil>: Invalid value: "": "spec.maintenanceWindows.schedule" must validate all the schemas (allOf). None validated
+        {"maintenanceWindows":[{"duration":"0h00m","schedule":"0 1 * * *"}]}
+            The UpdateManager "default" is invalid: spec.maintenanceWindows.duration: Invalid value: "0h00m": spec.maintenanceWindows.duration in body should match '^(([1-9][0-9]?|1[0-5][0-9]|16[0-7])h([0-5]?[0-9]m)?|0h([1-5][0-9]|0?[1-9])m|168h(00?m)?|[1-9][0-9]{0,3}m)$'
+        {"maintenanceWindows":[{"duration":"-1h","schedule":"0 1 * * *"}]}
+            The UpdateManager "default" is invalid: spec.maintenanceWindows.duration: Invalid value: "-1h": spec.maintenanceWindows.duration in body should match '^(([1-9][0-9]?|1[0-5][0-9]|16[0-7])h([0-5]?[0-9]m)?|0h([1-5][0-9]|0?[1-9])m|168h(00?m)?|[1-9][0-9]{0,3}m)$'
+        {"maintenanceWindows":[{"duration":"90","schedule":"0 1 * * *"}]}
+            The UpdateManager "default" is invalid: spec.maintenanceWindows.duration: Invalid value: "90": spec.maintenanceWindows.duration in body should match '^(([1-9][0-9]?|1[0-5][0-9]|16[0-7])h([0-5]?[0-9]m)?|0h([1-5][0-9]|0?[1-9])m|168h(00?m)?|[1-9][0-9]{0,3}m)$'
+        {"maintenanceWindows":[{"duration":"169h","schedule":"0 1 * * *"}]}
+            The UpdateManager "default" is invalid: spec.maintenanceWindows.duration: Invalid value: "169h": spec.maintenanceWindows.duration in body should match '^(([1-9][0-9]?|1[0-5][0-9]|16[0-7])h([0-5]?[0-9]m)?|0h([1-5][0-9]|0?[1-9])m|168h(00?m)?|[1-9][0-9]{0,3}m)$'
+        {"maintenanceWindows":[{"schedule":"0 1 * * *"}]}
+            error: error validating "STDIN": error validating data: ValidationError(UpdateManager.spec.maintenanceWindows[0]): missing required field "duration" in io.virtuozzo.maintenance.v1.UpdateManager.spec.maintenanceWindows; if you choose to ignore these errors, turn validation off with --validate=false
+        {"maintenanceWindows":[{"duration":"1h","schedule":"0 1 * * *","timeZone":"CET/"}]}
+            The UpdateManager "default" is invalid: spec.maintenanceWindows.timeZone: Invalid value: "CET/": spec.maintenanceWindows.timeZone in body should match '^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$'
+        {"bannedPackages":["bash"]}
+            The UpdateManager "default" is invalid: spec.bannedPackages: Invalid value: "bash": spec.bannedPackages in body should match '^((?P<name>[A-Za-z0-9_][A-Za-z0-9._+-]*)-(?P<version>((0|[1-9][0-9]{0,8}):)?[A-Za-z0-9._+~^]+)-(?P<release>[A-Za-z0-9._+~^]+)\.(?P<arch>noarch|x86_64(_v[234])?|amd64|ia32e|i[3456]86|athlon|aarch64|armv6hl|armv7h?l|ppc64(le)?|s390x|riscv64|loongarch64)|(?P<debian>[a-z0-9][a-z0-9+.-]+(:[a-z0-9][a-z0-9-]*)?)=((0|[1-9][0-9]{0,8}):)?[0-9]([A-Za-z0-9.+~-]*[A-Za-z0-9.+~])?)$'
+        {"bannedPackages":["bash-4.2.46-34.vl7"]}
+            The UpdateManager "default" is invalid: spec.bannedPackages: Invalid value: "bash-4.2.46-34.vl7": spec.bannedPackages in body should match '^((?P<name>[A-Za-z0-9_][A-Za-z0-9._+-]*)-(?P<version>((0|[1-9][0-9]{0,8}):)?[A-Za-z0-9._+~^]+)-(?P<release>[A-Za-z0-9._+~^]+)\.(?P<arch>noarch|x86_64(_v[234])?|amd64|ia32e|i[3456]86|athlon|aarch64|armv6hl|armv7h?l|ppc64(le)?|s390x|riscv64|loongarch64)|(?P<debian>[a-z0-9][a-z0-9+.-]+(:[a-z0-9][a-z0-9-]*)?)=((0|[1-9][0-9]{0,8}):)?[0-9]([A-Za-z0-9.+~-]*[A-Za-z0-9.+~])?)$'
+        {"bannedPackages":["bash=5.2.15-2+b8","bash=5.2.15-2+b8"]}
+            The UpdateManager "default" is invalid: spec.bannedPackages[1]: Duplicate value: "bash=5.2.15-2+b8"
+        {"bannedPatches":["123-4-5"]}
+            The UpdateManager "default" is invalid: spec.bannedPatches: Invalid value: "123-4-5": spec.bannedPatches in body should match '^(0|[1-9][0-9]{0,8})-(0|[1-9][0-9]{0,8})-r(0|[1-9][0-9]{0,8})$'
+        {"suspend":"yes"}
+            error: error validating "STDIN": error validating data: ValidationError(UpdateManager.spec.suspend): invalid type for io.virtuozzo.maintenance.v1.UpdateManager.spec.suspend: got "string", expected "boolean"; if you choose to ignore these errors, turn validation off with --validate=false
+        "#);
     }
     lab.down()
 }
@@ -106,7 +161,8 @@ fn refusals(host: &Host) -> Result<String> {
         let answer = kubectl(host, &["apply", "--dry-run=server", "-f", "-"], &manager(&spec))?;
         let Err(why) = answer else { anyhow::bail!("{spec} was taken") };
         ensure!(why.contains(field), "{spec}: {why}");
-        said.push(format!("{spec}\n    {}", why.trim()));
+        let lines: Vec<_> = why.trim().lines().map(str::trim_end).collect();
+        said.push(format!("{spec}\n    {}", lines.join("\n    ")));
     }
     Ok(said.join("\n"))
 }
