@@ -5,6 +5,7 @@ mod completions;
 pub mod config;
 mod doctor;
 mod drill;
+pub mod image;
 mod init;
 mod join;
 mod kubeconfig;
@@ -72,6 +73,7 @@ enum Command {
     Reset(reset::Reset),
     Snapshot(snapshot::SnapshotCommand),
     Config(config::Config),
+    Image(image::ImageCommand),
     Completions(completions::Completions),
     #[command(hide = true)]
     Node(node_job::Node),
@@ -97,6 +99,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Reset(c) => c.run(cli.verbose).await,
         Command::Snapshot(c) => c.run(cli.verbose).await,
         Command::Config(c) => c.run(),
+        Command::Image(c) => c.run(),
         Command::Completions(c) => c.run(),
         Command::Node(c) => c.run().await,
         Command::Man(c) => c.run(),
