@@ -14,9 +14,10 @@ FORCE:
 setup:
 	integration/setup
 
-# the programs that the lab's hosts run
+# the programs that the lab's hosts run; smartup static, or it could not be an image
 build:
-	cargo build -p smartup -p lab-k3s -p integration
+	cargo build -p lab-k3s -p integration
+	cargo rustc -p smartup --bin smartup -- -C target-feature=+crt-static -C strip=symbols
 
 test: setup lint unit lab-test
 

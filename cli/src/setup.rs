@@ -7,7 +7,8 @@ use std::path::Path;
 use cluster::{AuthPass, Interface, Port, Role, Runtime, Ticket, Token, Vip, Vrrp};
 use fleet::protocol::VrrpWire;
 use k3s::{EnvFile, Source};
-use node::{Error, FileStep, Finding, Host, ModulesStep, PackageStep, Plan, Preflight, Result, SysctlStep, Verdict, host_checks};
+use node::{Error, FileStep, Finding, Host, Kind, ModulesStep, PackageStep, Plan, Preflight, Result, SysctlStep, Verdict, host_checks};
+use operator::image::{Image, ImageStep, Program};
 
 use crate::membership::{Membership, present_flags};
 
@@ -250,7 +251,25 @@ impl Setup {
         prepare.append(vip_files);
         let mut start = k3s.start;
         start.append(vip_start);
-        Ok(Parts { prepare, start, vote: k3s.vote, api: k3s.api, node: k3s.node })
+        let mut node = k3s.node;
+        // last: the next host's turn does not wait for it
+        if let Some(image) = image()? {
+            node.push(ImageStep { image, runtime: self.membership.runtime });
+        }
+        Ok(Parts { prepare, start, vote: k3s.vote, api: k3s.api, node })
+    }
+}
+
+/// The operator's image, which a host has from its first day: one that joins later needs it at once, and cannot tell. A smartup that
+/// was built for its own machine alone can be none, and gets as far as it can without: `enable-updates` says so.
+fn image() -> Result<Option<Image>> {
+    match Program::own() {
+        Ok(program) => Image::of(program, env!("CARGO_PKG_VERSION")).map(Some),
+        Err(e) if e.kind == Kind::Refused => {
+            tracing::info!("the operator's image is not put on this host: {e}");
+            Ok(None)
+        }
+        Err(e) => Err(e),
     }
 }
 

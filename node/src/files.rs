@@ -163,8 +163,11 @@ pub(crate) fn temporary(path: &Path) -> PathBuf {
     path.with_file_name(format!(".smartup-{name}.tmp"))
 }
 
-/// Puts a file in place atomically; `content` writes it.
-pub(crate) fn replace(path: &Path, mode: u32, content: impl FnOnce(&mut File) -> std::io::Result<()>) -> std::io::Result<()> {
+/// Puts a file in place as [`write_atomically`] does; `content` writes it, so that it need not be in memory.
+///
+/// # Errors
+/// As that does.
+pub fn replace(path: &Path, mode: u32, content: impl FnOnce(&mut File) -> std::io::Result<()>) -> std::io::Result<()> {
     let tmp = temporary(path);
     match fs::remove_file(&tmp) {
         Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),

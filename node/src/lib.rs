@@ -31,7 +31,7 @@ pub use command::{Output, run};
 pub use error::{Context, Error, Kind, Result};
 pub use event::{Change, Event, Outcome, Reporter};
 pub use facts::{Facts, Link, SeLinux};
-pub use files::{Content, Edit, FileStep, read_optional, remove_file, write_atomically};
+pub use files::{Content, Edit, FileStep, read_optional, remove_file, replace, write_atomically};
 pub use guard::Guard;
 pub use host::Host;
 pub use install::{has_content, hash, install, keep, keeps, same_content};

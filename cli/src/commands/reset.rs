@@ -140,6 +140,7 @@ pub async fn undo(host: &Host, packages: bool, _held: &Lock) -> Result<Vec<Undon
     node::undo(host, packages, async |host, by, data| match by {
         firewall::BY => firewall::undo(host, data).await,
         "k3s" => k3s::undo(host, data).await,
+        operator::image::BY => operator::image::undo(host, data).await,
         other => Err(Error::failed(format!("the journal has a change of an unknown kind: {other}"))
             .hint("it was written by a newer smartup: use that one")),
     })
@@ -180,6 +181,7 @@ fn describe(undo: &Undo) -> String {
         Undo::Module { module } => format!("kernel module {module}"),
         Undo::Package { package } => format!("package {package} (kept without --packages)"),
         Undo::Other { by, .. } if by == "k3s" => "k3s's pods and data on this host".into(),
+        Undo::Other { by, .. } if by == operator::image::BY => "the operator's image".into(),
         Undo::Other { by, .. } => format!("{by} rule"),
     }
 }

@@ -75,8 +75,7 @@ impl Image {
         described["platform"] = json!({ "architecture": self.program.arch, "os": "linux" });
         // containerd goes by its own annotation, which has the whole reference; the OCI's has the tag
         let name = self.reference.to_string();
-        described["annotations"] =
-            json!({ "io.containerd.image.name": name, "org.opencontainers.image.ref.name": self.reference.tag() });
+        described["annotations"] = json!({ "io.containerd.image.name": name, "org.opencontainers.image.ref.name": self.reference.tag() });
         let index = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [described] });
         let docker = json!([{ "Config": config.path(), "RepoTags": [name], "Layers": [self.layer.path()] }]);
 
@@ -84,9 +83,8 @@ impl Image {
         for folder in ["blobs/", "blobs/sha256/"] {
             tar.append_data(&mut header(EntryType::Directory, 0o755, 0), folder, io::empty())?;
         }
-        let mut file = |path: &str, size: u64, content: &mut dyn Read| {
-            tar.append_data(&mut header(EntryType::Regular, 0o644, size), path, content)
-        };
+        let mut file =
+            |path: &str, size: u64, content: &mut dyn Read| tar.append_data(&mut header(EntryType::Regular, 0o644, size), path, content);
         for (path, content) in [
             ("oci-layout", json!({ "imageLayoutVersion": "1.0.0" }).to_string().as_bytes()),
             ("index.json", index.to_string().as_bytes()),
@@ -230,7 +228,7 @@ pub(crate) mod tests {
 
     #[test]
     fn every_hash_in_it_leads_to_content_of_that_hash() {
-        let (_file, image) = image(&[7; 100_000]);
+        let (_file, image) = image(&vec![7; 100_000]);
         let files = files(&written(&image));
         let json = |name: &str| -> Value { serde_json::from_slice(&files[name].0).unwrap() };
         let follow = |described: &Value| {
@@ -258,7 +256,7 @@ pub(crate) mod tests {
         let inner = self::files(&layer);
         assert_eq!(inner.keys().collect::<Vec<_>>(), ["smartup"]);
         assert_eq!(inner["smartup"].1, [0, 0, 0, 0o755]);
-        assert!(inner["smartup"].0.ends_with(&[7; 100_000]));
+        assert!(inner["smartup"].0.ends_with(&vec![7; 100_000]));
         assert!(files.values().all(|(_, facts)| facts[..3] == [0, 0, 0]), "no owner, no time");
     }
 

@@ -2,9 +2,12 @@
 //! operator's version cannot drift from smartup's.
 
 mod archive;
+mod containerd;
 mod program;
 mod reference;
+mod step;
 
 pub use archive::Image;
 pub use program::Program;
 pub use reference::Reference;
+pub use step::{BY, ImageStep, undo};
