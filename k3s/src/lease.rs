@@ -1,4 +1,5 @@
-//! One operation at a time on a cluster: a Lease of coordination.k8s.io/v1, `smartup` in kube-system.
+//! One at a time on a cluster: a Lease of coordination.k8s.io/v1. Operations have one, `smartup` in kube-system, and are refused
+//! while another has it; whoever wants to lead waits for its own.
 //!
 //! Every write names the version that it is based on, so of two that write at once one fails. That a holder is dead is judged
 //! by its lease not changing while this process looks on, on its own monotonic clock; the times in it are for people only.
@@ -16,11 +17,10 @@ use node::{Error, Result};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::ready::{in_words, transient};
 
-const NAMESPACE: &str = "kube-system";
-const NAME: &str = "smartup";
 /// How long a lease lasts after it was seen to change. client-go's default for its leader election, and more than an API behind
 /// a VIP is away when the VIP moves.
 const LASTS: Duration = Duration::from_secs(15);
@@ -43,6 +43,26 @@ pub struct Holder {
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} on {} (pid {})", self.doing, self.host, self.pid)
+    }
+}
+
+/// Where a lease is.
+#[derive(Debug, Clone)]
+struct Place {
+    namespace: String,
+    name: String,
+}
+
+impl Place {
+    /// The one for operations on the cluster.
+    fn operations() -> Self {
+        Self { namespace: "kube-system".into(), name: "smartup".into() }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
     }
 }
 
@@ -71,13 +91,18 @@ impl Watched {
             return Judgement::Free;
         };
         match &self.0 {
-            None => {
-                self.0 = Some((spec.clone(), now));
-                Judgement::Unsure(by)
+            Some((seen, since)) if seen == spec => {
+                if now.saturating_duration_since(*since) >= lasts(spec) {
+                    Judgement::Expired
+                } else {
+                    Judgement::Unsure(by)
+                }
             }
-            Some((seen, _)) if seen != spec => Judgement::Alive(by),
-            Some((_, since)) if now.saturating_duration_since(*since) >= lasts(spec) => Judgement::Expired,
-            Some(_) => Judgement::Unsure(by),
+            other => {
+                let judgement = if other.is_some() { Judgement::Alive(by) } else { Judgement::Unsure(by) };
+                self.0 = Some((spec.clone(), now));
+                judgement
+            }
         }
     }
 }
@@ -89,14 +114,14 @@ fn lasts(spec: &LeaseSpec) -> Duration {
 }
 
 /// The lease as we take it; `over` is what there was. `now` is for people, and tells this holding of it from any other.
-fn taken(over: Option<Object>, holder: &Holder, now: Timestamp) -> Object {
+fn taken(over: Option<Object>, place: &Place, holder: &str, now: Timestamp) -> Object {
     let mut object = over.unwrap_or_else(|| Object {
-        metadata: ObjectMeta { name: Some(NAME.into()), namespace: Some(NAMESPACE.into()), ..ObjectMeta::default() },
+        metadata: ObjectMeta { name: Some(place.name.clone()), namespace: Some(place.namespace.clone()), ..ObjectMeta::default() },
         spec: None,
     });
     let before = object.spec.take().and_then(|s| s.lease_transitions);
     object.spec = Some(LeaseSpec {
-        holder_identity: Some(holder.to_string()),
+        holder_identity: Some(holder.to_owned()),
         lease_duration_seconds: i32::try_from(LASTS.as_secs()).ok(),
         acquire_time: Some(MicroTime(now)),
         renew_time: Some(MicroTime(now)),
@@ -122,11 +147,13 @@ fn holder_of(object: &Object) -> String {
 pub struct Lease {
     held: Arc<Held>,
     renewing: JoinHandle<()>,
+    lost: CancellationToken,
     ended: bool,
 }
 
 struct Held {
     api: Api<Object>,
+    place: Place,
     /// As it was written last.
     object: Mutex<Object>,
 }
@@ -134,6 +161,54 @@ struct Held {
 impl fmt::Debug for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Held")
+    }
+}
+
+/// A lease that somebody wants.
+struct Seat {
+    api: Api<Object>,
+    place: Place,
+    holder: String,
+}
+
+/// What came of a look at it.
+enum Look {
+    /// It was taken.
+    Ours(Lease),
+    /// Somebody was faster, and is looked at next.
+    Missed,
+    /// This one has it, and is alive.
+    Alive(String),
+    /// This one has it; it is too early to say more.
+    Unsure(String),
+}
+
+impl Seat {
+    fn of(client: &Client, place: Place, holder: String) -> Self {
+        Self { api: Api::namespaced(client.clone(), &place.namespace), place, holder }
+    }
+
+    /// Takes it if it is free or its holder is dead.
+    async fn look(&self, watched: &mut Watched) -> Result<Look, kube::Error> {
+        let Self { api, place, holder } = self;
+        let found = api.get_opt(&place.name).await?;
+        match watched.judge(found.as_ref(), Instant::now()) {
+            Judgement::Free | Judgement::Expired => {}
+            Judgement::Alive(by) => return Ok(Look::Alive(by)),
+            Judgement::Unsure(by) => return Ok(Look::Unsure(by)),
+        }
+        let there = found.is_some();
+        let object = taken(found, place, holder, Timestamp::now());
+        let written = if there {
+            api.replace(&place.name, &PostParams::default(), &object).await
+        } else {
+            api.create(&PostParams::default(), &object).await
+        };
+        match written {
+            Ok(object) => Ok(Look::Ours(Lease::held(Held { api: api.clone(), place: place.clone(), object: Mutex::new(object) }))),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Look::Missed),
+            Err(e) => Err(e),
+        }
     }
 }
 
@@ -146,49 +221,54 @@ enum NotRenewed {
 }
 
 impl Lease {
-    /// Takes the lease, or says who has it. An API that is away is waited for as long as a lease lasts. One that its holder left behind is watched for as long as it lasts (15 s) and then
-    /// taken over; `report` is told so.
+    /// Takes the lease for operations, or says who has it. An API that is away is waited for as long as a lease lasts (15 s).
+    /// One that its holder left behind is watched for as long and then taken over; `report` is told so.
     ///
     /// # Errors
     /// Refused when another operation is under way; failed when the API does not answer.
     pub async fn take(client: &Client, holder: &Holder, report: impl Fn(&str)) -> Result<Self> {
-        let api: Api<Object> = Api::namespaced(client.clone(), NAMESPACE);
+        let seat = Seat::of(client, Place::operations(), holder.to_string());
         let mut watched = Watched::default();
+        let cannot = |e: kube::Error| Error::failed(format!("cannot take the lease {}: {}", seat.place, in_words(&e)));
         let began = Instant::now();
-        let cannot = |e: kube::Error| Error::failed(format!("cannot take the lease {NAMESPACE}/{NAME}: {}", in_words(&e)));
         loop {
-            let found = match api.get_opt(NAME).await {
+            let look = match seat.look(&mut watched).await {
                 // the VIP may be on its way from one server to another
                 Err(e) if transient(&e) && began.elapsed() < LASTS => {
                     sleep(LOOK).await;
                     continue;
                 }
-                found => found.map_err(cannot)?,
+                look => look.map_err(cannot)?,
             };
-            match watched.judge(found.as_ref(), Instant::now()) {
-                Judgement::Alive(by) => {
+            match look {
+                Look::Ours(lease) => return Ok(lease),
+                Look::Missed => {}
+                Look::Alive(by) => {
                     return Err(Error::refused(format!("another operation is under way on this cluster: {by}"))
-                        .hint(format!("wait until it has ended, and run again; the lease {NAMESPACE}/{NAME} says who holds it")));
+                        .hint(format!("wait until it has ended, and run again; the lease {} says who holds it", seat.place)));
                 }
-                Judgement::Unsure(by) => {
+                Look::Unsure(by) => {
                     report(&format!("looking whether another operation is still under way: {by}"));
                     sleep(LOOK).await;
                 }
-                Judgement::Free | Judgement::Expired => {
-                    let there = found.is_some();
-                    let object = taken(found, holder, Timestamp::now());
-                    let written = if there {
-                        api.replace(NAME, &PostParams::default(), &object).await
-                    } else {
-                        api.create(&PostParams::default(), &object).await
-                    };
-                    match written {
-                        Ok(object) => return Ok(Self::held(Held { api, object: Mutex::new(object) })),
-                        // somebody was faster, and is looked at next
-                        Err(kube::Error::Api(status)) if status.code == 409 => {}
-                        Err(e) if transient(&e) && began.elapsed() < LASTS => sleep(LOOK).await,
-                        Err(e) => return Err(cannot(e)),
-                    }
+            }
+        }
+    }
+
+    /// Waits until this lease is ours, however long another has it, and whether or not the API answers now. Whoever leads must
+    /// stop when [`lost`](Self::lost) says so.
+    pub async fn lead(client: &Client, namespace: &str, name: &str, holder: &str) -> Self {
+        let seat = Seat::of(client, Place { namespace: namespace.into(), name: name.into() }, holder.into());
+        let mut watched = Watched::default();
+        loop {
+            match seat.look(&mut watched).await {
+                Ok(Look::Ours(lease)) => return lease,
+                Ok(Look::Missed) => {}
+                // an idle cluster is asked as seldom as the holder renews
+                Ok(Look::Alive(_) | Look::Unsure(_)) => sleep(RENEWED).await,
+                Err(e) => {
+                    tracing::warn!("cannot look at the lease {}: {}", seat.place, in_words(&e));
+                    sleep(RENEWED).await;
                 }
             }
         }
@@ -197,18 +277,37 @@ impl Lease {
     fn held(held: Held) -> Self {
         let held = Arc::new(held);
         let renewed = Arc::clone(&held);
+        let lost = CancellationToken::new();
+        let say = lost.clone();
         let renewing = tokio::spawn(async move {
-            let mut pause = RENEWED;
+            let (mut pause, mut last) = (RENEWED, Instant::now());
             loop {
                 sleep(pause).await;
                 pause = match renewed.renew().await {
-                    Ok(()) => RENEWED,
-                    Err(NotRenewed::Unknown(_)) => LOOK,
-                    Err(NotRenewed::Lost(_)) => return,
+                    Ok(()) => {
+                        last = Instant::now();
+                        RENEWED
+                    }
+                    Err(NotRenewed::Unknown(_)) => {
+                        // before anybody else can have it
+                        if last.elapsed() + RENEWED >= LASTS {
+                            say.cancel();
+                        }
+                        LOOK
+                    }
+                    Err(NotRenewed::Lost(_)) => {
+                        say.cancel();
+                        return;
+                    }
                 };
             }
         });
-        Self { held, renewing, ended: false }
+        Self { held, renewing, lost, ended: false }
+    }
+
+    /// Ends when the lease is somebody else's, or may soon be: it has not been renewed for 10 of its 15 s.
+    pub async fn lost(&self) {
+        self.lost.cancelled().await;
     }
 
     /// Makes sure, by renewing it, that the lease is still ours: to be asked before each step that takes something away. An API
@@ -223,11 +322,15 @@ impl Lease {
                 Ok(()) => return Ok(()),
                 Err(NotRenewed::Unknown(e)) if transient(&e) && began.elapsed() < LASTS => sleep(LOOK).await,
                 Err(NotRenewed::Unknown(e)) => {
-                    return Err(Error::failed(format!("cannot tell whether the lease {NAMESPACE}/{NAME} is still ours: {}", in_words(&e)))
-                        .hint("run the same command again when the API answers; what is done stays done"));
+                    return Err(Error::failed(format!(
+                        "cannot tell whether the lease {} is still ours: {}",
+                        self.held.place,
+                        in_words(&e)
+                    ))
+                    .hint("run the same command again when the API answers; what is done stays done"));
                 }
                 Err(NotRenewed::Lost(to)) => {
-                    return Err(Error::refused(format!("the lease {NAMESPACE}/{NAME} was lost: {to}"))
+                    return Err(Error::refused(format!("the lease {} was lost: {to}", self.held.place))
                         .hint("another operation may be under way; look at smartup status, and run the same command again to go on"));
                 }
             }
@@ -264,7 +367,7 @@ impl Held {
             if let Some(spec) = next.spec.as_mut() {
                 spec.renew_time = Some(MicroTime(Timestamp::now()));
             }
-            match self.api.replace(NAME, &PostParams::default(), &next).await {
+            match self.api.replace(&self.place.name, &PostParams::default(), &next).await {
                 Ok(written) => {
                     *object = written;
                     return Ok(());
@@ -273,7 +376,7 @@ impl Held {
                 Err(e) => return Err(NotRenewed::Unknown(e)),
             }
             // our own write whose answer was lost, somebody's annotation, or another holder
-            match self.api.get_opt(NAME).await.map_err(NotRenewed::Unknown)? {
+            match self.api.get_opt(&self.place.name).await.map_err(NotRenewed::Unknown)? {
                 Some(found) if same_holding(&found, &object) => *object = found,
                 Some(found) => return Err(NotRenewed::Lost(format!("it is held by {} now", holder_of(&found)))),
                 None => return Err(NotRenewed::Lost("somebody deleted it".into())),
@@ -287,12 +390,12 @@ impl Held {
         let mut version = object.metadata.resource_version.clone();
         loop {
             let ours = Preconditions { resource_version: version, uid: object.metadata.uid.clone() };
-            match self.api.delete(NAME, &DeleteParams::default().preconditions(ours)).await {
+            match self.api.delete(&self.place.name, &DeleteParams::default().preconditions(ours)).await {
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
                 _ => return,
             }
             // a renewal that was given up on its way, or another holder
-            match self.api.get_opt(NAME).await {
+            match self.api.get_opt(&self.place.name).await {
                 Ok(Some(found)) if same_holding(&found, &object) => version = found.metadata.resource_version,
                 _ => return,
             }
@@ -424,6 +527,42 @@ mod tests {
         assert_eq!(e.kind, Kind::Failed);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn the_next_leads_when_the_first_ends_or_dies() {
+        const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/n/leases/l";
+        let api = FakeApi::default();
+        let lead = |who: &'static str| {
+            let client = api.client();
+            async move { Lease::lead(&client, "n", "l", who).await }
+        };
+        let first = lead("a").await;
+        assert_eq!(api.get(LEASE).unwrap()["spec"]["holderIdentity"], "a");
+        let (second, began) = (tokio::spawn(lead("b")), Instant::now());
+        sleep(Duration::from_secs(100)).await;
+        assert!(!second.is_finished(), "the first is alive");
+        first.end().await;
+        let second = second.await.unwrap();
+        assert!(began.elapsed() <= Duration::from_secs(100) + RENEWED, "{:?}", began.elapsed());
+        let (third, began) = (tokio::spawn(lead("c")), Instant::now());
+        second.renewing.abort();
+        third.await.unwrap();
+        assert!((10..=25).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_cannot_renew_is_told_before_another_can_lead() {
+        let api = FakeApi::default();
+        let lease = Lease::lead(&api.client(), "kube-system", "smartup", "a").await;
+        let began = Instant::now();
+        sleep(Duration::from_secs(60)).await;
+        api.fail("PUT", PATH, 503);
+        lease.lost().await;
+        let after = began.elapsed().as_secs() - 60;
+        assert!(after < LASTS.as_secs(), "{after} s");
+        let lease = Lease::lead(&FakeApi::default().client(), "kube-system", "smartup", "a").await;
+        assert!(tokio::time::timeout(Duration::from_secs(60), lease.lost()).await.is_err(), "who renews it leads on");
+    }
+
     /// What happens to three that want the lease.
     #[derive(Debug, Clone, Copy)]
     enum Act {
@@ -511,18 +650,21 @@ mod tests {
     }
 
     proptest! {
-        /// A lease is taken over exactly when it did not change for as long as it lasts, counted from when it was first seen.
+        /// A lease is taken over exactly when it did not change for as long as it lasts, counted from when it was last seen to.
         #[test]
         fn only_what_stood_still_has_expired(looks in prop::collection::vec((1_u64..8, prop::bool::weighted(0.1)), 1..30)) {
             let (mut watched, start) = (Watched::default(), Instant::now());
-            let (mut now, mut version) = (0, 0);
+            let (mut now, mut version, mut changed) = (0, 0, 0);
             prop_assert_eq!(watched.judge(Some(&object(0, true)), start), Judgement::Unsure("x".into()));
             for (seconds, renewed) in looks {
                 now += seconds;
                 version += u64::from(renewed);
                 let judged = watched.judge(Some(&object(version, true)), start + Duration::from_secs(now));
-                let expected = match (version, now) {
-                    (1.., _) => Judgement::Alive("x".into()),
+                if renewed {
+                    changed = now;
+                }
+                let expected = match (renewed, now - changed) {
+                    (true, _) => Judgement::Alive("x".into()),
                     (_, 15..) => Judgement::Expired,
                     _ => Judgement::Unsure("x".into()),
                 };

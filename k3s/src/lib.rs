@@ -41,7 +41,7 @@ pub use lease::{Holder, Lease};
 pub use preflight::{cluster_preflight, fsync, preflight};
 pub use probe::Probe;
 pub use quorum::Quorum;
-pub use ready::{NodeInfo, answers, client, nodes};
+pub use ready::{NodeInfo, answers, client, in_words, nodes, transient};
 pub use remove::undo;
 pub use settings::{Settings, paths};
 pub use skew::Version;

@@ -133,7 +133,7 @@ fn failed_checks(message: &str) -> String {
 }
 
 /// What the API says, or else the innermost cause: the client's own words repeat each other.
-pub(crate) fn in_words(error: &kube::Error) -> String {
+pub fn in_words(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if !status.message.is_empty() => failed_checks(&status.message),
         other => {
@@ -147,7 +147,7 @@ pub(crate) fn in_words(error: &kube::Error) -> String {
 }
 
 /// Whether the same request may succeed later: nobody answered, or the API cannot do it now (429, 5xx).
-pub(crate) fn transient(error: &kube::Error) -> bool {
+pub fn transient(error: &kube::Error) -> bool {
     match error {
         kube::Error::Api(status) => status.code == 429 || status.code >= 500,
         kube::Error::HyperError(_) | kube::Error::Service(_) => true,
