@@ -280,17 +280,17 @@ impl Lease {
         let lost = CancellationToken::new();
         let say = lost.clone();
         let renewing = tokio::spawn(async move {
-            let (mut pause, mut last) = (RENEWED, Instant::now());
+            let (mut pause, mut renewed_at) = (RENEWED, Instant::now());
             loop {
                 sleep(pause).await;
                 pause = match renewed.renew().await {
                     Ok(()) => {
-                        last = Instant::now();
+                        renewed_at = Instant::now();
                         RENEWED
                     }
                     Err(NotRenewed::Unknown(_)) => {
                         // before anybody else can have it
-                        if last.elapsed() + RENEWED >= LASTS {
+                        if renewed_at.elapsed() + RENEWED >= LASTS {
                             say.cancel();
                         }
                         LOOK

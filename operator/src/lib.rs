@@ -1,3 +1,30 @@
 //! The maintenance operator: its image, its manifest, and what runs in its pods (controller, node agent, deployment job).
 
+mod agent;
+mod client;
+mod controller;
 pub mod image;
+mod job;
+mod manifest;
+mod serve;
+
+pub use agent::agent;
+pub use controller::controller;
+pub use job::job;
+pub use manifest::{job_name, manifest};
+
+/// smartup's version, which is the operator's.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The lease that the leading controller holds, in the operator's namespace.
+const LEASE: &str = "smartup-controller";
+/// Where pods answer probes and show their metrics.
+const PORT: u16 = 8080;
+
+/// The pod that this runs in.
+#[derive(Debug, Clone)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// The node that it is on.
+    pub node: String,
+}

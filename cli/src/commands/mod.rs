@@ -12,6 +12,7 @@ mod kubeconfig;
 mod leave;
 mod man;
 mod node_job;
+mod operator;
 mod remove;
 pub mod reset;
 mod snapshot;
@@ -74,6 +75,7 @@ enum Command {
     Snapshot(snapshot::SnapshotCommand),
     Config(config::Config),
     Image(image::ImageCommand),
+    Operator(operator::Operator),
     Completions(completions::Completions),
     #[command(hide = true)]
     Node(node_job::Node),
@@ -100,6 +102,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Snapshot(c) => c.run(cli.verbose).await,
         Command::Config(c) => c.run(),
         Command::Image(c) => c.run(),
+        Command::Operator(c) => c.run().await,
         Command::Completions(c) => c.run(),
         Command::Node(c) => c.run().await,
         Command::Man(c) => c.run(),

@@ -1,0 +1,211 @@
+//! The maintenance operator's frame in a cluster that `smartup apply` made: its image, its pods, what they write and may not.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result, ensure};
+use common::{Control, LONG, done, is_one_cluster, yaml};
+use integration::{Host, Lab, LabSpec, until};
+use serde_json::Value;
+
+const NAMESPACE: &str = "vz-maintenance-operator";
+
+const UPDATE_MANAGER: &str = "
+apiVersion: maintenance.virtuozzo.io/v1
+kind: UpdateManager
+metadata: {name: default, namespace: vz-maintenance-operator}
+spec: {}
+";
+
+fn kubectl(host: &Host, args: &str) -> Result<String> {
+    host.sh(&format!("k3s kubectl -n {NAMESPACE} {args}"))
+}
+
+fn get(host: &Host, what: &str) -> Result<Value> {
+    Ok(serde_json::from_str(&kubectl(host, &format!("get {what} -o json"))?)?)
+}
+
+fn items(host: &Host, what: &str) -> Result<Vec<Value>> {
+    Ok(get(host, what)?["items"].as_array().cloned().unwrap_or_default())
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// The pod that leads.
+fn leader(host: &Host) -> Result<String> {
+    Ok(text(&get(host, "lease smartup-controller")?["spec"]["holderIdentity"]).to_owned())
+}
+
+/// How a node stands, as the `UpdateManager` has it.
+fn standing(host: &Host, node: &str) -> Result<Value> {
+    let manager = get(host, "updatemanager default")?;
+    let nodes = manager["status"]["nodes"].as_array().cloned().unwrap_or_default();
+    Ok(nodes.into_iter().find(|n| n["id"] == node).unwrap_or_default())
+}
+
+#[test]
+fn its_pods_run_from_its_own_image_on_every_node_and_outlive_the_leader() -> Result<()> {
+    let lab = Lab::up(&LabSpec::hosts(5))?;
+    let [h1, h2, h3, h4] = ["h1", "h2", "h3", "h4"].map(|h| lab.host(h).expect("there are five hosts"));
+    let all = [h1, h2, h3, h4];
+    let listed = ["h1, role: server", "h2, role: server", "h3, role: server", "h4, role: agent"];
+    let control = Control::on(&lab, "h5", &yaml("", &listed))?;
+    let linked = control.host.exec(["smartup", "image", "save", "/root/operator.tar"])?;
+    ensure!(linked.code == 0, "{}\nhint: make build, which links smartup statically", linked.stderr);
+    control.applied(&[])?;
+    is_one_cluster(&[h1, h2, h3], &[h4])?;
+
+    the_image_is_everywhere(&control, &all)?;
+    let manifest = done(h1, &["operator", "manifest"])?;
+    h1.write("/root/operator.yaml", 0o600, &manifest)?;
+    h1.run(["k3s", "kubectl", "apply", "-f", "/root/operator.yaml"])?;
+    let job = manifest.lines().find_map(|l| l.trim().strip_prefix("name: vz-maintenance-deployment-job-v")).context("no job")?;
+    let waited = kubectl(h1, &format!("wait --for=condition=Complete job vz-maintenance-deployment-job-v{job} --timeout=180s"));
+    if waited.is_err() {
+        let seen = h1.sh(&format!("k3s kubectl -n {NAMESPACE} get pods,nodeupdates -o wide; k3s kubectl -n {NAMESPACE} describe pods; for p in $(k3s kubectl -n {NAMESPACE} get pods -o name); do k3s kubectl -n {NAMESPACE} logs --tail 30 $p; done 2>&1"))?;
+        waited.context(seen)?;
+    }
+    pods_are_where_they_belong(h1, &all)?;
+    nodes_are_reported(h1, &all)?;
+    let again = h1.run(["k3s", "kubectl", "apply", "-f", "/root/operator.yaml"])?;
+    ensure!(again.lines().all(|l| l.ends_with("unchanged")), "applied twice: {again}");
+    an_agent_may_not(h1)?;
+
+    // the holder of the lead loses its power: another server's controller goes on
+    let was = leader(h1)?;
+    let node = text(&get(h1, &format!("pod {was}"))?["spec"]["nodeName"]).to_owned();
+    shows_metrics(h1, &was)?;
+    let left = all.into_iter().find(|h| h.name() != node).context("all hosts are one")?;
+    lab.host(&node)?.power_cut()?;
+    until("another leads", LONG, || Ok(leader(left).is_ok_and(|now| !now.is_empty() && now != was).then_some(())))?;
+    kubectl(left, "label node h4 maintenance.virtuozzo.io/suspend-")?;
+    let resumed = || Ok(standing(left, "h4").is_ok_and(|n| n["rpmPackages"]["status"] != "Suspended").then_some(()));
+    until("the new leader sees a label", LONG, resumed)?;
+    lab.down()
+}
+
+/// Put there by `apply`, and taken by containerd; a second run has nothing to do.
+fn the_image_is_everywhere(control: &Control<'_>, all: &[&Host]) -> Result<()> {
+    let name = |host: &Host| -> Result<String> { Ok(host.sh("ls /var/lib/rancher/k3s/agent/images/")?.trim().to_owned()) };
+    let file = name(all[0])?;
+    let tag = file.strip_prefix("smartup-operator-").and_then(|f| f.strip_suffix(".tar")).with_context(|| format!("no archive: {file}"))?;
+    for host in all {
+        ensure!(name(host)? == file, "{}: {}", host.name(), name(host)?);
+        let images = host.run(["k3s", "ctr", "images", "ls", "-q"])?;
+        ensure!(images.lines().any(|i| i == format!("smartup.local/operator:{tag}")), "{}: {images}", host.name());
+    }
+    // the archives are the same bytes everywhere, also where a user has one written
+    let mut sums = BTreeSet::new();
+    for (host, file) in all.iter().map(|h| (*h, format!("/var/lib/rancher/k3s/agent/images/{file}"))) {
+        sums.insert(host.sh(&format!("sha256sum < {file}"))?);
+    }
+    sums.insert(control.host.sh("sha256sum < /root/operator.tar")?);
+    ensure!(sums.len() == 1, "{sums:?}");
+    control.is_settled()?;
+    // one that somebody removed comes back while k3s runs
+    all[3].run(["k3s", "ctr", "images", "rm", &format!("smartup.local/operator:{tag}")])?;
+    ensure!(control.plan(&[])?.code == 3, "its absence is seen");
+    control.applied(&[])?;
+    control.is_settled()
+}
+
+fn pods_are_where_they_belong(h1: &Host, all: &[&Host]) -> Result<()> {
+    let on = |component: &str| -> Result<Vec<String>> {
+        let pods = items(h1, &format!("pods -l app.kubernetes.io/component={component}"))?;
+        ensure!(pods.iter().all(|p| text(&p["spec"]["containers"][0]["image"]).starts_with("smartup.local/operator:")));
+        Ok(pods.iter().map(|p| text(&p["spec"]["nodeName"]).to_owned()).collect())
+    };
+    let agents: BTreeSet<String> = on("agent")?.into_iter().collect();
+    ensure!(agents == all.iter().map(|h| h.name().to_owned()).collect(), "{agents:?}");
+    let controllers: BTreeSet<String> = on("controller")?.into_iter().collect();
+    ensure!(controllers.len() == 2 && !controllers.contains("h4"), "two controllers on two servers: {controllers:?}");
+    Ok(())
+}
+
+/// A `NodeUpdate` for each node, with what its agent says; and in the `UpdateManager`, once there is one, all of them.
+fn nodes_are_reported(h1: &Host, all: &[&Host]) -> Result<()> {
+    let kernel = h1.run(["uname", "-r"])?;
+    let updates = items(h1, "nodeupdates")?;
+    ensure!(updates.len() == all.len(), "{updates:?}");
+    for update in &updates {
+        ensure!(update["status"]["kernel"] == kernel.trim(), "{update:#}");
+        ensure!(update["metadata"]["ownerReferences"][0]["kind"] == "Node", "{update:#}");
+    }
+    h1.write("/root/update-manager.yaml", 0o600, UPDATE_MANAGER)?;
+    kubectl(h1, "apply -f /root/update-manager.yaml")?;
+    until("all nodes are in the status", LONG, || {
+        let nodes = get(h1, "updatemanager default")?["status"]["nodes"].as_array().map(Vec::len);
+        Ok((nodes == Some(all.len())).then_some(()))
+    })?;
+    for update in &updates {
+        let node = standing(h1, text(&update["metadata"]["name"]))?;
+        ensure!(node["stageName"] == update["spec"]["stage"] && node["kernel"] == kernel.trim(), "{node:#} {update:#}");
+    }
+    let manager = get(h1, "updatemanager default")?;
+    let conditions = manager["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    ensure!(!conditions.is_empty() && conditions.iter().all(|c| c["status"] == "True"), "{manager:#}");
+
+    // the reference's own lines: a suspended node, and a node of another stage
+    kubectl(h1, r#"label nodes h4 maintenance.virtuozzo.io/suspend="""#)?;
+    kubectl(h1, "label node h4 maintenance.virtuozzo.io/auto-updates-policy=fast --overwrite")?;
+    until("h4 is suspended", LONG, || {
+        let node = standing(h1, "h4")?;
+        let suspended =
+            ["rpmPackages", "readyKernel"].iter().all(|i| node[i]["status"] == "Suspended" && node[i]["reason"] == "ManuallySuspended");
+        Ok((suspended && node["stageName"] == "fast").then_some(()))
+    })?;
+    until("an event says so", LONG, || Ok(h1.sh("k3s kubectl describe node h4")?.contains("UpdatesSuspended").then_some(())))
+}
+
+/// What the agent's token is refused, request by request; and the two things that it is for.
+fn an_agent_may_not(h1: &Host) -> Result<()> {
+    let secret = kubectl(h1, "get serviceaccount smartup-agent -o jsonpath='{.secrets[0].name}'")?;
+    let token = kubectl(h1, &format!("get secret {secret} -o jsonpath='{{.data.token}}' | base64 -d"))?;
+    let ask = |args: &str| {
+        let login = format!("--kubeconfig=/dev/null --server=https://127.0.0.1:9443 --insecure-skip-tls-verify --token={token}");
+        h1.exec(["sh", "-c", &format!("k3s kubectl {login} -n {NAMESPACE} {args}")])
+    };
+    let listed = ask("get nodeupdates -o name")?.checked()?;
+    ensure!(listed.lines().count() == 4, "{listed}");
+    ensure!(ask("auth can-i patch nodeupdates --subresource=status")?.stdout.trim() == "yes");
+    for request in [
+        r#"patch nodeupdate h1 --type merge -p '{"spec":{"stage":"fast"}}'"#,
+        "delete nodeupdate h1",
+        "create -f /root/update-manager.yaml",
+        "get updatemanager default",
+        r#"patch updatemanager default --type merge -p '{"spec":{"suspend":true}}'"#,
+        "get secrets",
+        "get pods",
+        "get pods -n kube-system",
+        "delete lease smartup-controller",
+        "get nodes",
+        "label node h1 maintenance.virtuozzo.io/suspend=",
+        "cordon h1",
+        "get crd",
+        "create namespace mine",
+        "run mine --image=docker.io/library/pause:test",
+    ] {
+        let outcome = ask(request)?;
+        ensure!(outcome.code != 0 && outcome.stderr.contains("orbidden"), "{request}: {outcome:?}");
+    }
+    // nor may the controller do what is not its own
+    let able = kubectl(h1, &format!("auth can-i --list --as=system:serviceaccount:{NAMESPACE}:smartup-controller --no-headers"))?;
+    ensure!(!able.contains("secrets") && !able.contains("pods") && !able.contains("*.*"), "{able}");
+    Ok(())
+}
+
+/// What Prometheus and the kubelet ask, and structured logs.
+fn shows_metrics(h1: &Host, pod: &str) -> Result<()> {
+    let address = text(&get(h1, &format!("pod {pod}"))?["status"]["podIP"]).to_owned();
+    let metrics = h1.sh(&format!("curl -sf --max-time 5 http://{address}:8080/metrics"))?;
+    for line in ["smartup_controller_leads 1", r#"smartup_nodes{stage="fast"}"#, "smartup_controller_writes_total ", "# EOF"] {
+        ensure!(metrics.contains(line), "no '{line}' in {metrics}");
+    }
+    let log = kubectl(h1, &format!("logs {pod}"))?;
+    let lines: Vec<Value> = log.lines().map(serde_json::from_str).collect::<Result<_, _>>().with_context(|| log.clone())?;
+    ensure!(lines.iter().any(|l| text(&l["fields"]["message"]) == "this controller leads"), "{log}");
+    Ok(())
+}

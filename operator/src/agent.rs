@@ -1,0 +1,179 @@
+//! The node agent: says in its node's `NodeUpdate` how the node stands.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use node::Result;
+use prometheus_client::metrics::counter::Counter;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use updates::api::{NodeUpdate, NodeUpdateStatus};
+use updates::names;
+
+use crate::client::Clients;
+use crate::serve::{BEAT, Pulse, registry, time_metric};
+use crate::{Pod, VERSION};
+
+/// An agent that has nothing new to say says so this often: seldom enough for thousands of nodes, and several times in the day
+/// after which it counts as silent.
+const REPORT: SignedDuration = SignedDuration::from_hours(4);
+/// How long to wait after a report that the API did not take.
+const RETRY: Duration = Duration::from_secs(5);
+/// The host's root, as a pod with `hostPID` sees it.
+const HOST: &str = "/proc/1/root";
+
+/// What the host is like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    kernel: String,
+    storage_services: Vec<String>,
+}
+
+impl Seen {
+    /// Looks at the host below `root`.
+    fn look(root: &Path) -> Self {
+        let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+        Self { kernel, storage_services: storage_services(&root.join("etc/systemd/system")) }
+    }
+}
+
+/// Virtuozzo Storage's services that are enabled: they are in some `.wants` folder of systemd's (systemd.unit(5)).
+fn storage_services(units: &Path) -> Vec<String> {
+    let list = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
+    let wants = list(units).filter(|e| e.path().extension().is_some_and(|x| x == "wants"));
+    let names = wants.flat_map(|e| list(&e.path()).collect::<Vec<_>>()).filter_map(|e| e.file_name().into_string().ok());
+    let found: BTreeSet<String> = names.filter(|n| n.starts_with("vstorage") && n.ends_with(".service")).collect();
+    found.into_iter().collect()
+}
+
+/// The status that is to be written over what there is; None when that says it already, and lately.
+fn due(object: &NodeUpdate, seen: &Seen, now: Timestamp) -> Option<NodeUpdateStatus> {
+    let fresh = |status: &NodeUpdateStatus| {
+        let age = now.duration_since(status.reported_at.0);
+        // a time in the future comes from a clock that was set back
+        age < REPORT && age > -REPORT
+    };
+    let before = object.status.as_ref();
+    let status = NodeUpdateStatus {
+        agent_version: VERSION.into(),
+        reported_at: Time(now),
+        kernel: seen.kernel.clone(),
+        check: object.spec.check.clone(),
+        packages: before.and_then(|s| s.packages.clone()),
+        patches: before.and_then(|s| s.patches.clone()),
+        storage_services: seen.storage_services.clone(),
+    };
+    let same = before.is_some_and(|b| NodeUpdateStatus { reported_at: b.reported_at.clone(), ..status.clone() } == *b && fresh(b));
+    (!same).then_some(status)
+}
+
+/// Reports, until it is told to stop.
+///
+/// # Errors
+/// When this is no pod, or its port is taken; everything else is tried again.
+pub async fn agent(pod: &Pod, stop: &CancellationToken) -> Result<()> {
+    let clients = Clients::in_cluster()?;
+    let mut registry = registry();
+    let (reports, failures) = (Counter::<u64>::default(), Counter::<u64>::default());
+    registry.register("agent_reports", "Reports that the API took", reports.clone());
+    registry.register("agent_report_failures", "Reports that the API did not take", failures.clone());
+    let last = time_metric(&mut registry, "agent_last_report_timestamp", "When the API last took a report");
+    let pulse = Pulse::new(registry);
+    pulse.serve().await?;
+    tracing::info!(node = pod.node, version = VERSION, "the agent runs");
+
+    let watched = Api::<NodeUpdate>::namespaced(clients.watching, names::NAMESPACE);
+    let api = Api::<NodeUpdate>::namespaced(clients.asking, names::NAMESPACE);
+    let mut changes = std::pin::pin!(watcher::watch_object(watched, &pod.node).default_backoff());
+    let mut object: Option<NodeUpdate> = None;
+    let mut pause = BEAT;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            change = changes.next() => match change {
+                Some(Ok(now)) => object = now,
+                Some(Err(e)) => {
+                    tracing::warn!("cannot watch what is asked of this node: {e}");
+                    continue;
+                }
+                None => return Err(node::Error::failed("the watch of this node's NodeUpdate has ended")),
+            },
+            () = tokio::time::sleep(pause) => {}
+        }
+        pulse.beat();
+        pause = BEAT;
+        let Some(status) = object.as_ref().and_then(|o| due(o, &Seen::look(Path::new(HOST)), Timestamp::now())) else {
+            if object.is_some() {
+                pulse.ready();
+            }
+            continue;
+        };
+        let patch = Patch::Merge(json!({ "status": status }));
+        match api.patch_status(&pod.node, &PatchParams::apply(names::AGENT_MANAGER), &patch).await {
+            Ok(now) => {
+                tracing::info!(kernel = status.kernel, check = status.check, "reported");
+                object = Some(now);
+                reports.inc();
+                last.set(status.reported_at.0.as_second());
+                pulse.ready();
+            }
+            Err(e) => {
+                tracing::warn!("the API did not take the report: {}", k3s::in_words(&e));
+                failures.inc();
+                pause = RETRY;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use updates::api::NodeUpdateSpec;
+    use updates::{Policy, Stage};
+
+    use super::*;
+
+    fn at(hours: i64) -> Timestamp {
+        Timestamp::UNIX_EPOCH + SignedDuration::from_hours(1000 + hours)
+    }
+
+    #[test]
+    fn reports_what_is_new_at_once_and_otherwise_seldom() {
+        let seen = Seen { kernel: "6.1".into(), storage_services: vec![] };
+        let mut object = NodeUpdate::new("n", NodeUpdateSpec { stage: Stage::Fast, policy: Policy::Auto, check: "a".into() });
+        object.status = due(&object, &seen, at(0));
+        let status = object.status.clone().unwrap();
+        assert_eq!((status.kernel.as_str(), status.check.as_str(), status.agent_version.as_str()), ("6.1", "a", VERSION));
+        assert_eq!(due(&object, &seen, at(3)), None);
+        assert!(due(&object, &seen, at(4)).is_some() && due(&object, &seen, at(-4)).is_some(), "also when the clock was set back");
+        assert!(due(&object, &Seen { kernel: "6.2".into(), ..seen.clone() }, at(0)).is_some());
+        assert!(due(&object, &Seen { storage_services: vec!["vstorage-mdsd.service".into()], ..seen.clone() }, at(0)).is_some());
+        object.spec.check = "b".into();
+        assert_eq!(due(&object, &seen, at(0)).unwrap().check, "b");
+    }
+
+    #[test]
+    fn only_storage_services_that_are_enabled() {
+        let root = tempfile::tempdir().unwrap();
+        let units = root.path().join("etc/systemd/system");
+        for (folder, unit) in [
+            ("multi-user.target.wants", "vstorage-mdsd.service"),
+            ("multi-user.target.wants", "sshd.service"),
+            ("a.target.wants", "vstorage-csd.c.1025.service"),
+            ("b.target.wants", "vstorage-mdsd.service"),
+            ("vstorage-x.service.d", "vstorage-no.service"),
+        ] {
+            std::fs::create_dir_all(units.join(folder)).unwrap();
+            std::fs::write(units.join(folder).join(unit), "").unwrap();
+        }
+        let seen = Seen::look(root.path());
+        assert_eq!(seen.storage_services, ["vstorage-csd.c.1025.service", "vstorage-mdsd.service"]);
+        assert!(!seen.kernel.is_empty());
+    }
+}

@@ -1,0 +1,90 @@
+//! What is to be applied to the cluster.
+
+use node::{Context as _, Error, Result};
+use updates::{api, names};
+
+use crate::image::Reference;
+use crate::{LEASE, PORT, VERSION};
+
+/// The deployment job's name: the reference's, with our version.
+pub fn job_name() -> String {
+    format!("{}{VERSION}", names::JOB_PREFIX)
+}
+
+/// All of it, as YAML documents in their order. `admission_policy` says whether the cluster has `ValidatingAdmissionPolicy` of
+/// admissionregistration.k8s.io/v1, as it has from Kubernetes 1.30 on: an older one would refuse the document.
+///
+/// # Errors
+/// Only by a mistake of smartup's own.
+pub fn manifest(image: &Reference, admission_policy: bool) -> Result<String> {
+    let internal = "the operator's manifest cannot be made; please report this";
+    let crds = api::crds();
+    let text = crds.iter().map(|crd| Ok(serde_saphyr::to_string(crd).context(internal)?.trim_end().to_owned()));
+    let manifest = templates::operator::Manifest {
+        version: VERSION,
+        namespace: names::NAMESPACE,
+        group: names::GROUP,
+        crds: &text.collect::<Result<Vec<_>>>()?,
+        crd_names: &crds.iter().map(kube::ResourceExt::name_any).collect::<Vec<_>>(),
+        job: &job_name(),
+        lease: LEASE,
+        port: PORT,
+        image: &image.to_string(),
+        pull_policy: image.pull_policy(),
+        admission_policy,
+    };
+    manifest.render().map_err(|e| Error::failed(internal).because(e))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    fn documents(admission_policy: bool) -> Vec<Value> {
+        let image = "smartup.local/operator:1.2.3-0123456789ab".parse().unwrap();
+        serde_saphyr::from_multiple(&manifest(&image, admission_policy).unwrap()).unwrap()
+    }
+
+    /// The rules of a role as lines of `resources: verbs`.
+    fn rules(role: &Value) -> Vec<String> {
+        let words = |v: &Value| v.as_array().unwrap().iter().map(|w| w.as_str().unwrap()).collect::<Vec<_>>().join(",");
+        role["rules"].as_array().unwrap().iter().map(|r| format!("{}: {}", words(&r["resources"]), words(&r["verbs"]))).collect()
+    }
+
+    #[test]
+    fn an_agent_can_read_and_report_and_nothing_else() {
+        let documents = documents(true);
+        let bound = |kind: &str| {
+            let of = |d: &&Value| d["kind"] == kind && d["subjects"][0]["name"] == "smartup-agent";
+            documents.iter().filter(of).map(|d| d["roleRef"]["name"].as_str().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!((bound("RoleBinding"), bound("ClusterRoleBinding")), (vec!["smartup-agent"], vec![]));
+        let role = documents.iter().find(|d| d["kind"] == "Role" && d["metadata"]["name"] == "smartup-agent").unwrap();
+        assert_eq!(rules(role), ["nodeupdates: get,list,watch", "nodeupdates/status: patch"]);
+        for role in documents.iter().filter(|d| ["Role", "ClusterRole"].iter().any(|k| d["kind"] == *k)) {
+            assert!(!rules(role).iter().any(|r| r.contains('*') || r.contains("secrets") || r.contains("pods")), "{role:#}");
+        }
+    }
+
+    #[test]
+    fn all_pods_are_of_the_image_and_nobody_asks_a_registry_for_it() {
+        let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+        for document in documents(false) {
+            *kinds.entry(document["kind"].as_str().unwrap().to_owned()).or_default() += 1;
+            let Some(container) = document["spec"]["template"]["spec"]["containers"].get(0) else { continue };
+            assert_eq!(
+                (&container["image"], &container["imagePullPolicy"]),
+                (&"smartup.local/operator:1.2.3-0123456789ab".into(), &"Never".into())
+            );
+            assert_eq!(document["metadata"]["namespace"], names::NAMESPACE);
+        }
+        assert_eq!((kinds["CustomResourceDefinition"], kinds["Job"], kinds["Deployment"], kinds["DaemonSet"]), (2, 1, 1, 1));
+        assert!(!kinds.contains_key("ValidatingAdmissionPolicy"), "Kubernetes before 1.30 would refuse it");
+        assert!(documents(true).iter().any(|d| d["kind"] == "ValidatingAdmissionPolicyBinding"));
+        assert_eq!(job_name(), format!("vz-maintenance-deployment-job-v{VERSION}"));
+    }
+}
