@@ -98,7 +98,7 @@ fn soak(cli: &Cli, seed: u64) -> Result<()> {
 fn round(site: &Site, case: &Case<'_>, lasts: Duration) -> Result<Round> {
     let begun = now();
     case.begin()?;
-    until("writes go through the VIP while it lasts", AWAY_LIMIT, || Ok(site.writes.go_well_for(CALM).then_some(())))?;
+    until("writes go through the VIP while it lasts", AWAY_LIMIT, || Ok(site.writes.go_well_for(CALM, begun).then_some(())))?;
     if case.fault.stays() {
         if case.fault.lets_go() {
             site.has_one_holder(HOLDER_LIMIT)?;
@@ -108,7 +108,7 @@ fn round(site: &Site, case: &Case<'_>, lasts: Duration) -> Result<Round> {
     case.end()?;
     let ended = now();
     site.has_one_holder(HOLDER_LIMIT)?;
-    until("writes go through the VIP afterwards", AWAY_LIMIT, || Ok(site.writes.go_well_for(CALM).then_some(())))?;
+    until("writes go through the VIP afterwards", AWAY_LIMIT, || Ok(site.writes.go_well_for(CALM, ended).then_some(())))?;
     site.is_whole(WHOLE_LIMIT)?;
     let whole = now();
     site.keeps_what_it_acknowledged()?;

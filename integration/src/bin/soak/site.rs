@@ -14,6 +14,7 @@ use crate::writes::{NAMESPACE, Writes};
 
 /// Room enough for etcd, MiB.
 const K3S_DISK: u32 = 768;
+const SETTLED_LIMIT: Duration = Duration::from_secs(30);
 const FILE: &str = "/root/cluster.yaml";
 
 /// Three servers and an agent.
@@ -166,9 +167,10 @@ impl Site {
         Ok(())
     }
 
-    /// Fails unless smartup finds nothing to do.
+    /// Waits until smartup finds nothing to do. It waits for an API that answers, too, which a busy machine may be late with.
     pub fn is_settled(&self) -> Result<()> {
-        self.control.run(["smartup", "plan", "--exit-code", "-f", FILE]).map(drop)
+        let plan = ["smartup", "plan", "--exit-code", "-f", FILE];
+        until("smartup finds nothing to do", SETTLED_LIMIT, || self.control.run(plan).map(|_| Some(())))
     }
 
     /// Fails when a file of the system or a firewall's rule is not as it was before all faults.

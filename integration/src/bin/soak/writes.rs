@@ -79,9 +79,9 @@ impl Writes {
         reasons
     }
 
-    /// Whether all writes of a while were acknowledged.
-    pub fn go_well_for(&self, time: Duration) -> bool {
-        is_fine_for(&self.gets(), time, PATIENCE, now())
+    /// Whether all writes of a while were acknowledged, and none of them is from before `since`.
+    pub fn go_well_for(&self, time: Duration, since: Duration) -> bool {
+        now() >= since + time + PATIENCE && is_fine_for(&self.gets(), time, PATIENCE, now())
     }
 }
 
