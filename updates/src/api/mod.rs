@@ -18,8 +18,8 @@ use kube::CustomResourceExt as _;
 
 /// The definitions that the operator's manifest brings along.
 ///
-/// They hold no CEL rules (`x-kubernetes-validations`): before Kubernetes 1.23 the field is unknown, and server-side apply
-/// refuses what it does not know.
+/// They hold no CEL rules (`x-kubernetes-validations`): before Kubernetes 1.23 the field is unknown, and its kubectl refuses
+/// what it does not know.
 pub fn crds() -> [CustomResourceDefinition; 2] {
     [UpdateManager::crd(), NodeUpdate::crd()]
 }
