@@ -30,11 +30,14 @@ impl<'a> Scene<'a> {
         Ok(scene)
     }
 
-    /// Waits until all of the cluster is there.
+    /// Waits until all of the cluster is there, and each server could take the VIP.
     fn is_whole(&self) -> Result<()> {
+        let could =
+            "systemctl is-active k3s-server keepalived && grep -qx 0 /run/keepalived-smartup/api-down && k3s kubectl get --raw /readyz";
         let mut last = None;
         let whole = until("the cluster is whole", LONG, || {
-            let found = is_one_cluster(&self.servers, &[self.agent]);
+            let ready = self.servers.iter().try_for_each(|h| h.sh(could).map(drop));
+            let found = ready.and_then(|()| is_one_cluster(&self.servers, &[self.agent]));
             let is = found.is_ok();
             last = found.err();
             Ok(is.then_some(()))
