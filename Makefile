@@ -29,7 +29,7 @@ unit:
 	cargo test --workspace --exclude integration
 
 lab-test: build
-	cargo test -p integration
+	integration/run-tests
 
 demo: setup build
 	integration/demo $(if $(KEEP),--keep)
