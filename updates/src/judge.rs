@@ -55,11 +55,15 @@ pub fn wanted<'a>(
     let check = spec.map(|spec| check(spec, check_requested));
     let spec = |node: &Node<'a>| {
         let before = || node.update.map(|u| u.spec.check.clone());
-        let check = check.clone().or_else(before).unwrap_or_default();
+        let check = check.clone().or_else(before).unwrap_or_else(|| NEVER_ASKED.into());
         Some((node.name, NodeUpdateSpec { stage: *stages.get(node.name)?, policy: asked.get(node.name)?.policy, check }))
     };
     nodes.iter().filter_map(spec).collect()
 }
+
+/// What nodes are told before there is an `UpdateManager`. No text in the API is ever empty: a 1.20 server built with a newer Go
+/// takes that for null (seen in the lab).
+const NEVER_ASKED: &str = "none";
 
 /// Changes whenever something changes that makes nodes look for updates at once (7.4: either list of bans).
 fn check(spec: &UpdateManagerSpec, requested: Option<&str>) -> String {
@@ -213,11 +217,11 @@ pub fn conditions(
     let silent = |node: &&Node<'_>| node.report().is_none_or(|r| now.duration_since(r.reported_at.0) > SILENT_AFTER);
     let silent: Vec<_> = nodes.iter().filter(silent).map(|n| n.name).collect();
     let valid = match spec_error {
-        None => ("Understood", String::new()),
+        None => ("Understood", "the spec is understood".to_owned()),
         Some(why) => ("NotUnderstood", format!("{why}; nothing is started until that is mended")),
     };
     let reporting = match silent.split_at_checked(SHOWN) {
-        _ if silent.is_empty() => ("AllReported", String::new()),
+        _ if silent.is_empty() => ("AllReported", "the agents of all nodes have reported".to_owned()),
         Some((first, rest)) if !rest.is_empty() => ("SomeSilent", format!("no report from {} and {} more", first.join(", "), rest.len())),
         _ => ("SomeSilent", format!("no report from {}", silent.join(", "))),
     };

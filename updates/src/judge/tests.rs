@@ -188,7 +188,7 @@ fn conditions_say_who_is_silent_and_keep_their_time() {
     let later = now().checked_add(SignedDuration::from_hours(1)).unwrap();
     let second = conditions(&first, Some("spec.maintenanceWindows[0].timeZone: no such zone"), &nodes[..2], Some(2), later);
     insta::assert_snapshot!(format!("{}\n\n{}", said(&first), said(&second)), @r#"
-    SpecValid True Understood 2026-11-21T12:00:00Z ""
+    SpecValid True Understood 2026-11-21T12:00:00Z "the spec is understood"
     AgentsReporting False SomeSilent 2026-11-21T12:00:00Z "no report from a, b, c, d, e, f, g, h, i, j and 2 more"
 
     SpecValid False NotUnderstood 2026-11-21T13:00:00Z "spec.maintenanceWindows[0].timeZone: no such zone; nothing is started until that is mended"
