@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use k3s::Lease;
-use k8s_openapi::api::core::v1::{Node, ObjectReference};
+use k8s_openapi::api::core::v1::{Event, EventSource, Node, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta, Patch, PatchParams, PostParams};
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use node::{Error, Result};
 use serde_json::json;
@@ -80,7 +81,8 @@ struct Leader {
     changed: Arc<Notify>,
     node_updates: Api<NodeUpdate>,
     statuses: Api<UpdateManager>,
-    recorder: Recorder,
+    client: Client,
+    pod: Pod,
     metrics: Metrics,
 }
 
@@ -98,7 +100,6 @@ impl Leader {
         let api = Api::<DynamicObject>::namespaced_with(watching.clone(), names::NAMESPACE, &ApiResource::erase::<UpdateManager>(&()));
         let only = config().fields(&format!("metadata.name={}", names::INSTANCE));
         managers.follow("the UpdateManager", watcher::watcher(api, only).default_backoff(), ManagerView::of, &changed);
-        let reporter = Reporter { controller: "smartup-controller".into(), instance: Some(pod.name.clone()) };
         Self {
             nodes,
             updates,
@@ -106,7 +107,8 @@ impl Leader {
             changed,
             node_updates: Api::namespaced(clients.asking.clone(), names::NAMESPACE),
             statuses: Api::namespaced(clients.asking.clone(), names::NAMESPACE),
-            recorder: Recorder::new(clients.asking.clone(), reporter),
+            client: clients.asking.clone(),
+            pod: pod.clone(),
             metrics,
         }
     }
@@ -196,31 +198,52 @@ impl Leader {
 
     /// An Event on a node or on the `UpdateManager`. Nobody's work depends on it.
     async fn say(&self, cluster: &Cluster, news: &News) {
-        let of = |api_version: &str, kind: &str, name: &str, uid: Option<String>, namespace: Option<&str>| ObjectReference {
-            api_version: Some(api_version.into()),
-            kind: Some(kind.into()),
-            name: Some(name.into()),
-            namespace: namespace.map(str::to_owned),
-            uid,
-            ..ObjectReference::default()
-        };
-        let regarding = if let Some(node) = &news.node {
-            // kubectl describe looks for a node's events by its name, as the kubelet's own have it
-            of("v1", "Node", node, Some(node.clone()), None)
-        } else {
-            let uid = cluster.manager.as_ref().and_then(|m| m.uid.clone());
-            of(&format!("{}/{}", names::GROUP, names::VERSION), "UpdateManager", names::INSTANCE, uid, Some(names::NAMESPACE))
-        };
         tracing::info!(node = news.node, reason = news.reason, "{}", news.note);
-        let event = Event {
-            type_: if news.warns { EventType::Warning } else { EventType::Normal },
-            reason: news.reason.clone(),
-            note: Some(news.note.chars().take(1000).collect()),
-            action: "Updating".into(),
-            secondary: None,
-        };
-        if let Err(e) = self.recorder.publish(&event, &regarding).await {
+        let event = event(news, cluster, &self.pod, Timestamp::now());
+        let namespace = event.metadata.namespace.clone().unwrap_or_default();
+        let api = Api::namespaced(self.client.clone(), &namespace);
+        if let Err(e) = api.create(&PostParams::default(), &event).await {
             tracing::warn!("the API did not take an event: {}", k3s::in_words(&e));
         }
+    }
+}
+
+/// The Event that tells of it; of the core API, as the kubelet's own are: events.k8s.io of Kubernetes 1.20 refuses those on nodes.
+fn event(news: &News, cluster: &Cluster, pod: &Pod, now: Timestamp) -> Event {
+    let involved_object = match &news.node {
+        // kubectl describe looks for a node's events by its name in the place of its UID
+        Some(node) => ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Node".into()),
+            name: Some(node.clone()),
+            uid: Some(node.clone()),
+            ..ObjectReference::default()
+        },
+        None => ObjectReference {
+            api_version: Some(format!("{}/{}", names::GROUP, names::VERSION)),
+            kind: Some("UpdateManager".into()),
+            name: Some(names::INSTANCE.into()),
+            namespace: Some(names::NAMESPACE.into()),
+            uid: cluster.manager.as_ref().and_then(|m| m.uid.clone()),
+            ..ObjectReference::default()
+        },
+    };
+    let name = involved_object.name.as_deref().unwrap_or_default();
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{name}.{:x}", now.as_nanosecond())),
+            // those on nodes are in this one
+            namespace: Some(involved_object.namespace.clone().unwrap_or_else(|| "default".into())),
+            ..ObjectMeta::default()
+        },
+        involved_object,
+        type_: Some(if news.warns { "Warning" } else { "Normal" }.into()),
+        reason: Some(news.reason.clone()),
+        message: Some(news.note.chars().take(1000).collect()),
+        count: Some(1),
+        first_timestamp: Some(Time(now)),
+        last_timestamp: Some(Time(now)),
+        source: Some(EventSource { component: Some("smartup-controller".into()), host: Some(pod.node.clone()) }),
+        ..Event::default()
     }
 }

@@ -145,7 +145,7 @@ fn news(before: &UpdateManagerStatus, after: &UpdateManagerStatus) -> Vec<News> 
                 node: None,
                 reason: condition.reason.clone(),
                 warns: condition.status != "True",
-                note: if condition.message.is_empty() { condition.type_.clone() } else { condition.message.clone() },
+                note: condition.message.clone(),
             });
         }
     }
