@@ -81,7 +81,7 @@ impl Step for Install {
         let done = self.0.apply(host).await;
         if done.is_err() && !offline::installed() {
             // whoever installs it by hand must be able to start it
-            mask::unmask(host).await?;
+            host.systemd.unmask(UNIT).await?;
         }
         done
     }
@@ -178,7 +178,7 @@ impl Step for Start {
             host.journal.record(Undo::Unit { unit: UNIT.into(), enabled, active: false })?;
         }
         if unit.load == "masked" {
-            mask::unmask(host).await?;
+            host.systemd.unmask(UNIT).await?;
         }
         host.systemd.enable(UNIT).await?;
         host.systemd.start(UNIT).await?;

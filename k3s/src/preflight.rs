@@ -65,10 +65,10 @@ async fn takes_part(host: &Host, role: Role) -> Result<bool> {
     Ok((unit.running() || unit.active == "deactivating") && paths::ca(role).exists())
 }
 
-/// A server that is busy, or gives up the VIP just now, cuts a connection off; so it is asked this often, as long as the answers
-/// come quickly.
+/// A server that is busy, or gives up the VIP just now, cuts a connection off or does not answer in time; so it is asked this often,
+/// but not once more after this long: two time-outs.
 const ASKED: usize = 3;
-const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(8);
 
 async fn ask(settings: &Settings) -> Result<Joined> {
     let target = JoinTarget { vip: settings.vip, port: settings.port, token: &settings.token };

@@ -2,25 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use zbus::{OwnedObjectPath, Variant, proxy};
+use zbus::Variant;
 
 use crate::{Context as _, Error, Result, Systemd};
-
-#[proxy(
-    interface = "org.freedesktop.systemd1.Manager",
-    default_service = "org.freedesktop.systemd1",
-    default_path = "/org/freedesktop/systemd1"
-)]
-trait Transient {
-    fn start_transient_unit(
-        &self,
-        name: &str,
-        mode: &str,
-        properties: &[(&str, Variant<'_>)],
-        aux: &[(&str, Vec<(&str, Variant<'_>)>)],
-    ) -> zbus::Result<OwnedObjectPath>;
-    fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
-}
 
 /// How long systemd may take to start a process.
 const START: Duration = Duration::from_secs(10);
@@ -65,7 +49,7 @@ impl<'a> Guard<'a> {
             // one that failed would be kept otherwise (systemd 236)
             ("CollectMode", "inactive-or-failed".into()),
         ];
-        let manager = TransientProxy::new(self.systemd.bus()).await.context(what())?;
+        let manager = self.systemd.manager().await?;
         manager.start_transient_unit(self.unit, "fail", &properties, &[]).await.context(what())?;
         let began = Instant::now();
         while began.elapsed() < START {
@@ -93,17 +77,6 @@ impl<'a> Guard<'a> {
             Err(_) if !self.is_there().await? => Ok(()),
             other => other,
         }
-    }
-}
-
-impl Systemd {
-    /// Sends a signal to a unit's main process.
-    ///
-    /// # Errors
-    /// When systemd refuses, or it has no main process.
-    pub async fn signal(&self, unit: &str, signal: i32) -> Result<()> {
-        let what = || format!("cannot send a signal to {unit}");
-        TransientProxy::new(self.bus()).await.context(what())?.kill_unit(unit, "main", signal).await.context(what())
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use zbus::proxy::CacheProperties;
-use zbus::{Connection, ObjectPath, OwnedObjectPath, OwnedVariant, proxy};
+use zbus::{Connection, ObjectPath, OwnedObjectPath, OwnedVariant, Variant, proxy};
 
 use crate::{Awaited, Change, Context as _, Error, Host, Result, State, Step, Undo, run};
 
@@ -15,7 +15,7 @@ use crate::{Awaited, Change, Context as _, Error, Host, Result, State, Step, Und
     default_service = "org.freedesktop.systemd1",
     default_path = "/org/freedesktop/systemd1"
 )]
-trait Manager {
+pub(crate) trait Manager {
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn get_unit_file_state(&self, name: &str) -> zbus::Result<String>;
     fn list_units_by_names(&self, names: &[&str]) -> zbus::Result<Vec<Listed>>;
@@ -26,7 +26,17 @@ trait Manager {
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
     fn enable_unit_files(&self, files: &[&str], runtime: bool, force: bool) -> zbus::Result<(bool, Vec<(String, String, String)>)>;
     fn disable_unit_files(&self, files: &[&str], runtime: bool) -> zbus::Result<Vec<(String, String, String)>>;
+    fn mask_unit_files(&self, files: &[&str], runtime: bool, force: bool) -> zbus::Result<Vec<(String, String, String)>>;
+    fn unmask_unit_files(&self, files: &[&str], runtime: bool) -> zbus::Result<Vec<(String, String, String)>>;
     fn reload(&self) -> zbus::Result<()>;
+    fn start_transient_unit(
+        &self,
+        name: &str,
+        mode: &str,
+        properties: &[(&str, Variant<'_>)],
+        beside: &[(&str, Vec<(&str, Variant<'_>)>)],
+    ) -> zbus::Result<OwnedObjectPath>;
+    fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
 }
 
 const SERVICE: &str = "org.freedesktop.systemd1";
@@ -105,7 +115,7 @@ impl Systemd {
         &self.bus
     }
 
-    async fn manager(&self) -> Result<ManagerProxy<'_>> {
+    pub(crate) async fn manager(&self) -> Result<ManagerProxy<'_>> {
         // without a cache: it would ask for all properties, and listen to their changes
         let proxy = ManagerProxy::builder(&self.bus).cache_properties(CacheProperties::No).build().await;
         proxy.context("cannot reach systemd over D-Bus")
@@ -226,6 +236,32 @@ impl Systemd {
         let manager = self.manager().await?;
         manager.disable_unit_files(&[unit], false).await.context(format!("cannot disable {unit}"))?;
         manager.reload().await.context("cannot make systemd read its units again")
+    }
+
+    /// Masks a unit: nothing starts it, now or at boot.
+    ///
+    /// # Errors
+    /// When systemd refuses.
+    pub async fn mask(&self, unit: &str) -> Result<()> {
+        self.manager().await?.mask_unit_files(&[unit], false, false).await.context(format!("cannot mask {unit}"))?;
+        self.daemon_reload().await
+    }
+
+    /// Unmasks a unit.
+    ///
+    /// # Errors
+    /// When systemd refuses.
+    pub async fn unmask(&self, unit: &str) -> Result<()> {
+        self.manager().await?.unmask_unit_files(&[unit], false).await.context(format!("cannot unmask {unit}"))?;
+        self.daemon_reload().await
+    }
+
+    /// Sends a signal to a unit's main process.
+    ///
+    /// # Errors
+    /// When systemd refuses, or it has no main process.
+    pub async fn signal(&self, unit: &str, signal: i32) -> Result<()> {
+        self.manager().await?.kill_unit(unit, "main", signal).await.context(format!("cannot send a signal to {unit}"))
     }
 
     /// Makes systemd read its unit files again.

@@ -1,23 +1,6 @@
-use zbus::{OwnedObjectPath, Variant, proxy};
+use zbus::{Variant, proxy};
 
 use crate::{Context as _, Error, Result, Systemd};
-
-#[proxy(
-    interface = "org.freedesktop.systemd1.Manager",
-    default_service = "org.freedesktop.systemd1",
-    default_path = "/org/freedesktop/systemd1"
-)]
-trait Manager {
-    fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
-    fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
-    fn start_transient_unit(
-        &self,
-        name: &str,
-        mode: &str,
-        properties: &[(&str, Variant<'_>)],
-        beside: &[(&str, Vec<(&str, Variant<'_>)>)],
-    ) -> zbus::Result<OwnedObjectPath>;
-}
 
 /// A command of a unit as systemd tells it: the program, its words, whether its failure counts for nothing, and when it ran.
 type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
@@ -41,7 +24,7 @@ impl Systemd {
     /// When systemd refuses, or the other unit has no single command.
     pub async fn run_like(&self, other: &str, unit: &str, more: &[String], unset: &[&str]) -> Result<()> {
         let what = || format!("cannot run {unit}");
-        let manager = ManagerProxy::new(self.bus()).await.context(what())?;
+        let manager = self.manager().await?;
         let path = manager.load_unit(other).await.context(what())?;
         let service = ServiceProxy::builder(self.bus()).path(path).build().await.context(what())?;
         let commands = service.exec_start().await.context(what())?;
