@@ -48,6 +48,8 @@ fn out_of_the_cluster_and_in_again() -> Result<()> {
     until("etcd misses h3", common::LONG, || Ok((status(h1)?["etcd"].to_string().contains("does not answer")).then_some(())))?;
     let Outcome { code, stderr, .. } = smartup(h2, &["leave", "--yes"])?;
     ensure!(code == 4 && stderr.contains("3 members, 2 healthy, 2 needed: removing h2"), "{code}: {stderr}");
+    let Outcome { code, stderr, .. } = smartup(h2, &["reset", "--yes"])?;
+    ensure!(code == 4 && stderr.contains("3 members, 2 healthy, 2 needed: stopping h2"), "{code}: {stderr}");
     ensure!(h2.run(["systemctl", "is-active", "keepalived", "k3s-server"])?.lines().all(|l| l == "active"));
     let said = done(h1, &["remove", "--yes", "h3", "--force"])?;
     ensure!(said.contains("taken out of etcd: h3-") && said.contains("node h3 removed"), "{said}");

@@ -31,6 +31,9 @@ pub struct Reset {
     /// Remove the packages that smartup installed as well
     #[arg(long)]
     packages: bool,
+    /// Also when etcd loses its quorum by it: the cluster is given up
+    #[arg(long, conflicts_with = "file")]
+    force: bool,
     /// Undo it on all hosts of this file over SSH, agents first, the first server last
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
@@ -94,10 +97,25 @@ impl Reset {
     async fn ask_and_undo(&self, host: &Host) -> Result<Vec<Undone>> {
         if host.journal.entries().is_empty() {
             host.reporter.warn("smartup has changed nothing on this host", None);
-        } else if !self.yes {
-            confirm(host)?;
+        } else {
+            if !self.force {
+                bears_it(host).await?;
+            }
+            if !self.yes {
+                confirm(host)?;
+            }
         }
         undo(host, self.packages, &Lock::take(Path::new(Lock::PATH))?).await
+    }
+}
+
+/// Whether the other servers go on without this one.
+async fn bears_it(host: &Host) -> Result<()> {
+    match Membership::load()? {
+        Some(member) if member.role == Role::Server => k3s::may_stop_here(host, member.node_ip).await.map_err(|e| {
+            e.hint("bring the server back that is not healthy, or give the cluster up: --force, or for all hosts smartup reset -f FILE")
+        }),
+        _ => Ok(()),
     }
 }
 
