@@ -326,8 +326,10 @@ impl<'a> Stage<'a> {
                 self.lines[*host].holds = looked.holds;
             }
         }
-        // one that has the VIP may be about to lose it
-        let asked = looked.iter().find(|(n, l)| self.lines[**n].is_server() && l.as_ref().is_ok_and(|l| !l.holds)).map(|(n, _)| *n);
+        // one that has the VIP may be about to lose it, and one that is not well cannot tell how the others are
+        let others = || looked.iter().filter(|(n, _)| self.lines[**n].is_server()).filter_map(|(n, l)| Some((*n, l.as_ref().ok()?)));
+        let backups = || others().filter(|(_, l)| !l.holds);
+        let asked = backups().find(|(_, l)| l.troubles.is_empty()).or_else(|| backups().next()).map(|(n, _)| n);
         let survey = match asked {
             None => Err("there is no second server to ask".to_owned()),
             Some(server) => {
