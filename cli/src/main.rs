@@ -10,6 +10,7 @@ mod kubeconfig;
 mod membership;
 mod output;
 mod remote;
+mod rollout;
 mod run_here;
 mod setup;
 mod snapshot;

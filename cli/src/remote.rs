@@ -13,7 +13,7 @@ use fleet::protocol::{FromNode, Job, K3s, Secret, Setup};
 use fleet::session::{Common, Input, converse};
 use fleet::ssh::{self, Passphrases};
 use fleet::upload::{LocalFile, Programs};
-use node::{Error, Result};
+use node::{Error, Reporter, Result};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::unbounded_channel;
@@ -234,6 +234,26 @@ impl Remote {
     /// # Errors
     /// When the host cannot be reached, or the job fails there.
     pub async fn ask(&self, host: &HostSpec, job: Job) -> Result<Value> {
+        self.ask_and_hear(host, job, &Reporter::default()).await
+    }
+
+    /// Gives a job to the first server, in the file's order, that can be reached; reports what it says on the way, and answers its
+    /// result.
+    ///
+    /// # Errors
+    /// When no server can be reached, or the job fails there.
+    pub async fn ask_a_server(&self, job: Job, reporter: &Reporter) -> Result<Value> {
+        let mut silent = Vec::new();
+        for server in self.cluster.servers() {
+            match self.reach(server).await {
+                Ok(()) => return self.ask_and_hear(server, job, reporter).await,
+                Err(e) => silent.push(format!("{}: {}", server.host, e.chain())),
+            }
+        }
+        Err(Error::failed(format!("no server of the file can be reached:\n  {}", silent.join("\n  "))))
+    }
+
+    async fn ask_and_hear(&self, host: &HostSpec, job: Job, reporter: &Reporter) -> Result<Value> {
         // kept until the end: the end of the orders means that the work is not wanted any more
         let (_orders, heard) = unbounded_channel();
         let result = std::sync::Mutex::new(Err(Error::failed("smartup ended there without an answer")));
@@ -242,11 +262,12 @@ impl Remote {
                 Input::Said(FromNode::Done { result }) => Ok(result),
                 Input::Said(FromNode::Failed(failure)) => Err(failure.into()),
                 Input::Lost(error) => Err(error),
+                Input::Said(FromNode::Event { event }) => return reporter.report(event),
                 Input::Said(_) | Input::Sending { .. } => return,
             };
             *result.lock().unwrap_or_else(PoisonError::into_inner) = answer;
         };
-        converse(&self.common, &self.target(host), job, heard, hand).await;
+        Box::pin(converse(&self.common, &self.target(host), job, heard, hand)).await;
         result.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 

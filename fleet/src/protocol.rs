@@ -123,6 +123,26 @@ pub enum Job {
     Drill(drill::Job),
     /// Something about snapshots of etcd.
     Snapshot(SnapshotJob),
+    /// A server brings the maintenance operator into its cluster.
+    EnableUpdates(EnableUpdates),
+    /// A server takes the maintenance operator out of its cluster.
+    Disable {
+        /// The manifest that brought it; None = the one on the server, or smartup's own.
+        manifest: Option<String>,
+    },
+    /// Stop k3s here, and disable it at boot.
+    DisableK3s,
+}
+
+/// How the maintenance operator comes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EnableUpdates {
+    /// The operator's manifest; None = the one on the server, or smartup's own.
+    pub manifest: Option<String>,
+    /// The `UpdateManager`; None = the one on the server, or an empty one.
+    pub update_manager: Option<String>,
+    /// How long it may take, in seconds.
+    pub timeout_s: u64,
 }
 
 /// Which version of k3s shall run on a member of a cluster. The conversation is that of [`Job::Setup`], without tickets; k3s is

@@ -3,8 +3,10 @@
 mod apply;
 mod completions;
 pub mod config;
+mod disable;
 mod doctor;
 mod drill;
+mod enable_updates;
 pub mod image;
 mod init;
 mod join;
@@ -73,6 +75,8 @@ enum Command {
     Remove(remove::Remove),
     Reset(reset::Reset),
     Snapshot(snapshot::SnapshotCommand),
+    EnableUpdates(enable_updates::EnableUpdates),
+    Disable(disable::Disable),
     Config(config::Config),
     Image(image::ImageCommand),
     Operator(operator::Operator),
@@ -100,6 +104,8 @@ pub async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Remove(c) => c.run(cli.verbose).await,
         Command::Reset(c) => c.run(cli.verbose).await,
         Command::Snapshot(c) => c.run(cli.verbose).await,
+        Command::EnableUpdates(c) => c.run(cli.verbose).await,
+        Command::Disable(c) => c.run(cli.verbose).await,
         Command::Config(c) => c.run(),
         Command::Image(c) => c.run(),
         Command::Operator(c) => c.run().await,

@@ -14,12 +14,13 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
-use super::{reset, snapshot, status, ticket};
+use super::{disable, reset, snapshot, status, ticket};
 use crate::depart;
 use crate::doctor::doors::{self, Doors};
 use crate::doctor::{self, Patient};
 use crate::drill;
 use crate::membership::Membership;
+use crate::rollout;
 use crate::setup::{self, Parts, Setup, VrrpWish, Wanted};
 use crate::upgrade::Upgrade;
 
@@ -141,6 +142,18 @@ async fn work(job: Job, heard: &mut UnboundedReceiver<ToNode>, stop: &Cancellati
             to_json(&depart::of_another(&host, &called, how.into()).await?)
         }
         Job::Snapshot(job) => snapshot::job(job, async |timeout| Host::open(talk.reporter(), stop.clone(), timeout).await).await,
+        Job::EnableUpdates(wish) => {
+            let host = Host::open(talk.reporter(), stop.clone(), Duration::from_secs(wish.timeout_s)).await?;
+            to_json(&rollout::enable(&host, wish.manifest.as_deref(), wish.update_manager.as_deref()).await?)
+        }
+        Job::Disable { manifest } => {
+            let host = Host::open(talk.reporter(), stop.clone(), disable::TIMEOUT).await?;
+            to_json(&rollout::disable(&host, manifest.as_deref()).await?)
+        }
+        Job::DisableK3s => {
+            let host = Host::open(talk.reporter(), stop.clone(), disable::TIMEOUT).await?;
+            to_json(&rollout::disable_k3s(&host).await?)
+        }
         Job::Doctor(wish) => examine(*wish, heard, stop, talk).await,
         Job::Drill(job) => {
             let says = talk.clone();
