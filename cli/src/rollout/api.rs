@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
-use kube::discovery::{ApiGroup, Discovery, Scope, pinned_kind, verbs};
+use kube::discovery::{self, ApiGroup, Scope, pinned_kind, verbs};
 use kube::error::DiscoveryError;
 use kube::{Client, ResourceExt as _};
 use node::{Awaited, Error, Host, Result};
@@ -157,17 +157,31 @@ impl Objects<'_> {
     /// When the API does not say.
     pub async fn somebodys(&self, namespace: &str) -> Result<Vec<String>> {
         let what = format!("looking into the namespace {namespace}");
-        let kinds = self.ask(&what, async || Discovery::new(self.client.clone()).run().await).await?;
+        let mut groups = vec![self.ask(&what, async || discovery::group(&self.client, ApiGroup::CORE_GROUP).await).await?];
+        let listed = self.ask(&what, async || self.client.list_api_groups().await).await?;
+        for version in listed.groups.iter().filter_map(|g| g.preferred_version.as_ref().or(g.versions.first())) {
+            // a group that is just going, or whose server is down, cannot be looked into
+            if let Ok(version) = version.group_version.parse()
+                && let Ok(group) = discovery::pinned_group(&self.client, &version).await
+            {
+                groups.push(group);
+            }
+        }
         let mut found = Vec::new();
-        for (resource, abilities) in kinds.groups().flat_map(ApiGroup::recommended_resources) {
+        for (resource, abilities) in groups.iter().flat_map(ApiGroup::recommended_resources) {
             // what cannot be deleted is not kept by anybody: metrics, reviews
             let kept = [verbs::LIST, verbs::DELETE].iter().all(|v| abilities.supports_operation(v));
             if abilities.scope == Scope::Cluster || !kept {
                 continue;
             }
             let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), namespace, &resource);
-            let all = self.ask(&what, async || api.list_metadata(&ListParams::default()).await).await?;
-            let theirs = all.items.iter().filter(|o| is_somebodys(&resource.kind, &o.metadata));
+            let list = async || match api.list_metadata(&ListParams::default()).await {
+                Ok(all) => Ok(all.items),
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
+                Err(e) => Err(e),
+            };
+            let all = self.ask(&what, list).await?;
+            let theirs = all.iter().filter(|o| is_somebodys(&resource.kind, &o.metadata));
             found.extend(theirs.map(|o| format!("{} {}", resource.kind, o.name_any())));
         }
         found.sort();
