@@ -80,7 +80,10 @@ fn admin_of_this_host(name: Option<Name>) -> Result<Admin> {
 }
 
 /// The servers are asked in the file's order; the first answer counts.
-async fn admin_of_a_server(remote: &Remote, name: Option<Name>) -> Result<Admin> {
+///
+/// # Errors
+/// When no server hands one out.
+pub async fn admin_of_a_server(remote: &Remote, name: Option<Name>) -> Result<Admin> {
     let mut failures = Vec::new();
     for server in remote.cluster.servers() {
         let answer = remote.ask(server, Job::Kubeconfig).await;

@@ -20,6 +20,7 @@ pub mod reset;
 mod snapshot;
 mod status;
 pub mod ticket;
+mod updates;
 mod upgrade;
 
 use std::net::IpAddr;
@@ -80,6 +81,7 @@ enum Command {
     Config(config::Config),
     Image(image::ImageCommand),
     Operator(operator::Operator),
+    Updates(Box<updates::Updates>),
     Completions(completions::Completions),
     #[command(hide = true)]
     Node(node_job::Node),
@@ -109,6 +111,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Config(c) => c.run(),
         Command::Image(c) => c.run(),
         Command::Operator(c) => c.run().await,
+        Command::Updates(c) => c.run().await,
         Command::Completions(c) => c.run(),
         Command::Node(c) => c.run().await,
         Command::Man(c) => c.run(),

@@ -1,0 +1,151 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::error::DiscoveryError;
+use kube::{Client, Config, ResourceExt as _, discovery};
+use node::{Context as _, Error, Result};
+use serde_json::Value;
+use updates::names::{FIELD_MANAGER, GROUP, INSTANCE, NAMESPACE};
+
+use crate::commands::kubeconfig::admin_of_a_server;
+use crate::remote::{Connect, Remote};
+
+/// How a command gets to the cluster's API.
+#[derive(Debug, Args)]
+pub struct Reach {
+    /// Ask a server of this file for access, over SSH; then the API is spoken to through the floating address
+    #[arg(short, long, value_name = "FILE", conflicts_with = "kubeconfig")]
+    file: Option<PathBuf>,
+    /// Use the current context of this kubeconfig [default: that of k3s, on a server]
+    #[arg(long, value_name = "PATH")]
+    kubeconfig: Option<PathBuf>,
+    #[command(flatten)]
+    connect: Option<Connect>,
+}
+
+/// As long as one question may take.
+pub const QUESTION: Duration = Duration::from_secs(10);
+/// Longer than a watch lasts at one time: 290 s, by kube's default.
+pub const WATCH: Duration = Duration::from_secs(300);
+
+impl Reach {
+    /// Finds the objects of smart updates in the cluster. The API is given up when it is silent for `patience`.
+    ///
+    /// # Errors
+    /// When the cluster cannot be reached, or has no smart updates.
+    pub async fn open(&self, patience: Duration) -> Result<Objects> {
+        let mut config = Box::pin(self.config()).await?;
+        config.connect_timeout = Some(Duration::from_secs(5));
+        config.read_timeout = Some(patience);
+        config.default_retry = false;
+        config.proxy_url = None;
+        Box::pin(Objects::find(Client::try_from(config).context("cannot use the kubeconfig")?)).await
+    }
+
+    async fn config(&self) -> Result<Config> {
+        let options = KubeConfigOptions::default();
+        if let Some(remote) = Remote::maybe(self.file.as_deref(), self.connect.as_ref(), false)? {
+            let admin = admin_of_a_server(&remote, None).await?;
+            let what = "cannot use the server's kubeconfig";
+            let kubeconfig = Kubeconfig::from_yaml(&admin.expose()).context(what)?;
+            return Config::from_custom_kubeconfig(kubeconfig, &options).await.context(what);
+        }
+        let path = self.kubeconfig.as_deref().unwrap_or(Path::new(k3s::paths::KUBECONFIG));
+        if self.kubeconfig.is_none() && !path.exists() {
+            return Err(Error::refused("this host is not a server of a cluster")
+                .hint("run it as root on a server, or with -f cluster.yaml, or with --kubeconfig ~/.kube/config"));
+        }
+        let what = || format!("cannot use {}", path.display());
+        let kubeconfig = Kubeconfig::read_from(path).context(what())?;
+        Config::from_custom_kubeconfig(kubeconfig, &options).await.context(what())
+    }
+}
+
+/// The objects of smart updates in a cluster, whoever's operator serves them.
+pub struct Objects {
+    /// `UpdateManagers`.
+    pub managers: Api<DynamicObject>,
+    /// `NodeUpdates`; a vendor's operator has none.
+    pub node_updates: Option<Api<DynamicObject>>,
+    /// Nodes.
+    pub nodes: Api<Node>,
+}
+
+/// There is nothing to be looked at or changed.
+pub fn missing() -> Error {
+    Error::failed("this cluster has no smart updates: it has no UpdateManager").hint("smartup enable-updates")
+}
+
+impl Objects {
+    /// The group's version is the one that the API recommends: the reference prints none.
+    async fn find(client: Client) -> Result<Self> {
+        let group = match discovery::group(&client, GROUP).await {
+            Ok(group) => group,
+            Err(kube::Error::Discovery(DiscoveryError::MissingApiGroup(_) | DiscoveryError::EmptyApiGroup(_))) => return Err(missing()),
+            Err(e) => return Err(api_error("cannot ask the cluster", e)),
+        };
+        let of = |kind| Some(Api::namespaced_with(client.clone(), NAMESPACE, &group.recommended_kind(kind)?.0));
+        let managers = of("UpdateManager").ok_or_else(missing)?;
+        Ok(Self { managers, node_updates: of("NodeUpdate"), nodes: Api::all(client.clone()) })
+    }
+
+    /// The one `UpdateManager`.
+    ///
+    /// # Errors
+    /// When there is none, or the API does not answer.
+    pub async fn manager(&self) -> Result<DynamicObject> {
+        let found = self.managers.get_opt(INSTANCE).await.map_err(|e| api_error("cannot read the UpdateManager", e))?;
+        found.ok_or_else(missing)
+    }
+
+    /// All `NodeUpdates`; none with a vendor's operator.
+    ///
+    /// # Errors
+    /// When the API does not answer.
+    pub async fn all_node_updates(&self) -> Result<Vec<DynamicObject>> {
+        let Some(api) = &self.node_updates else { return Ok(Vec::new()) };
+        Ok(api.list(&ListParams::default()).await.map_err(|e| api_error("cannot read the NodeUpdates", e))?.items)
+    }
+
+    /// The nodes' labels, by name.
+    ///
+    /// # Errors
+    /// When the API does not answer.
+    pub async fn node_labels(&self) -> Result<BTreeMap<String, BTreeMap<String, String>>> {
+        let nodes = self.nodes.list_metadata(&ListParams::default()).await.map_err(|e| api_error("cannot read the nodes", e))?;
+        Ok(nodes.items.into_iter().map(|n| (n.name_any(), n.metadata.labels.unwrap_or_default())).collect())
+    }
+}
+
+/// Applies a merge patch; None: what it was made from has changed since.
+///
+/// # Errors
+/// When the API refuses it, or does not answer.
+pub async fn patched<K>(api: &Api<K>, name: &str, patch: &Value) -> Result<Option<K>>
+where
+    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+    match api.patch(name, &params, &Patch::Merge(patch)).await {
+        Ok(after) => Ok(Some(after)),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+        Err(e) => Err(api_error(format!("cannot change {name}"), e)),
+    }
+}
+
+/// What the API said, without what it said it in.
+pub fn api_error(what: impl Into<String>, error: kube::Error) -> Error {
+    let what = what.into();
+    match error {
+        kube::Error::Api(status) => {
+            let said = format!("{what}: {}", status.message);
+            if status.code == 422 { Error::invalid(said) } else { Error::failed(said) }
+        }
+        e => Error::failed(what).because(e),
+    }
+}

@@ -1,0 +1,138 @@
+//! How the nodes stand, in words: from what was read and the time.
+
+use jiff::Zoned;
+use serde_json::Value;
+use updates::api::{ItemsStatus, Reason, SPEC_VALID, State};
+use updates::{Gate, gate};
+
+use super::reports::{Report, Reports};
+use super::{when, windows};
+use crate::output;
+
+/// A row for each node, and what holds for all of them.
+pub fn in_words(manager: &Value, reports: &Reports, now: &Zoned) -> String {
+    let status = manager.get("status");
+    let nodes = status.and_then(|s| s.get("nodes")?.as_array()).map(Vec::as_slice).unwrap_or_default();
+    let when = Times::of(manager, now);
+    let mut text = vec![if nodes.is_empty() {
+        "No node has a status yet: the operator writes them when it runs.".into()
+    } else {
+        let rows = nodes.iter().map(|node| row(node, reports, &when)).collect();
+        output::table(&["node", "stage", "kernel", "live patches", "packages", "reported", "why not"], rows)
+    }];
+    text.push(String::new());
+    if manager.pointer("/spec/suspend") == Some(&Value::Bool(true)) {
+        text.push("Suspended on all nodes; smartup updates resume ends it.".into());
+    }
+    text.extend(when.lines());
+    let conditions = status.and_then(|s| s.get("conditions")?.as_array()).map(Vec::as_slice).unwrap_or_default();
+    text.extend(conditions.iter().filter_map(complaint));
+    text.join("\n")
+}
+
+/// When updates may start.
+struct Times<'a> {
+    gate: Gate,
+    next: Option<jiff::Timestamp>,
+    strange: Vec<&'a Value>,
+    now: &'a Zoned,
+}
+
+impl<'a> Times<'a> {
+    fn of(manager: &'a Value, now: &'a Zoned) -> Self {
+        let (windows, strange) = windows::windows(manager);
+        let at = now.timestamp();
+        let next = windows.iter().flat_map(|w| w.openings(at, 1)).map(|o| o.from).min();
+        // where there is one that is not understood, updates cannot be said to start at any time
+        let gate = if windows.is_empty() && !strange.is_empty() { Gate::Closed(None) } else { gate(&windows, at) };
+        Self { gate, next, strange, now }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let shown = |at| when::both(at, self.now.time_zone());
+        let mut lines = Vec::new();
+        match self.gate {
+            Gate::Always => lines.push("There are no windows: updates may start at any time.".into()),
+            Gate::Open(until) => lines.push(format!("A window is open until {}.", shown(until))),
+            Gate::Closed(_) => lines.push("No window is open.".into()),
+        }
+        match self.next {
+            Some(next) => lines.push(format!("The next window opens on {}.", shown(next))),
+            None if self.gate == Gate::Always => {}
+            None => lines.push("It is not known when the next window opens.".into()),
+        }
+        lines.extend(self.strange.iter().map(|w| format!("This window is not understood: {w}")));
+        lines
+    }
+}
+
+fn row(node: &Value, reports: &Reports, when: &Times<'_>) -> Vec<String> {
+    let text = |key: &str| node.get(key).and_then(Value::as_str).unwrap_or("-").to_owned();
+    let items = |key: &str| node.get(key).and_then(|v| serde_json::from_value::<ItemsStatus>(v.clone()).ok());
+    let (patches, packages) = (items("readyKernel"), items("rpmPackages"));
+    let id = text("id");
+    let report = reports.get(&id);
+    let reported = report.map_or("-".into(), |r| when::ago(when.now.timestamp().duration_since(r.at)));
+    let cell = |items: &Option<ItemsStatus>| items.as_ref().map_or("-".into(), standing);
+    let why = why(packages.as_ref(), patches.as_ref(), report, when);
+    vec![id, text("stageName"), text("kernel"), cell(&patches), cell(&packages), reported, why]
+}
+
+fn standing(items: &ItemsStatus) -> String {
+    let word = match (&items.status, &items.reason) {
+        (State::UpToDate, Some(Reason::NotSupported)) => "none here",
+        (State::UpToDate, _) => "up to date",
+        (State::Suspended, _) => "suspended",
+        (State::Pending, _) => "due",
+        (State::Unknown, _) => "unknown",
+        (State::Other(word), _) => word,
+    };
+    items.number_of_packages_to_update.map_or_else(|| word.to_owned(), |n| format!("{word}, {n} available"))
+}
+
+/// Each reason once, that of the packages first.
+fn why(packages: Option<&ItemsStatus>, patches: Option<&ItemsStatus>, report: Option<&Report>, when: &Times<'_>) -> String {
+    let reason = |items: Option<&ItemsStatus>| items.filter(|i| i.status != State::UpToDate)?.reason.clone();
+    let (of_packages, of_patches) = (reason(packages), reason(patches));
+    let of_patches = of_patches.filter(|r| Some(r) != of_packages.as_ref());
+    let said: Vec<_> = of_packages.iter().chain(&of_patches).map(|r| in_a_word(r, report, when)).collect();
+    if said.is_empty() { "-".into() } else { said.join("; ") }
+}
+
+fn in_a_word(reason: &Reason, report: Option<&Report>, when: &Times<'_>) -> String {
+    match reason {
+        Reason::ManuallySuspended => "suspended by its label".into(),
+        Reason::ClusterSuspended => "suspended with all nodes".into(),
+        Reason::StorageNode => "serves storage".into(),
+        Reason::InvalidPolicy => "its policy label is none of fast, slow, stable and auto".into(),
+        Reason::InvalidSpec => "the UpdateManager's spec is not understood".into(),
+        Reason::WindowClosed => match when.next {
+            Some(next) => format!("no window until {}", next.to_zoned(when.now.time_zone().clone()).strftime("%a %H:%M %Z")),
+            None => "no window is open".into(),
+        },
+        Reason::NotReported => "its agent has not reported yet".into(),
+        Reason::AgentSilent => "its agent is silent for more than a day".into(),
+        Reason::CheckFailed => match report.map(|r| r.errors.join("; ")).filter(|e| !e.is_empty()) {
+            Some(errors) => format!("looking for updates failed: {errors}"),
+            None => "looking for updates failed".into(),
+        },
+        Reason::NotSupported => "no package manager that smartup knows".into(),
+        Reason::Other(word) => word.clone(),
+    }
+}
+
+/// A condition that does not hold.
+fn complaint(condition: &Value) -> Option<String> {
+    let text = |key: &str| condition.get(key).and_then(Value::as_str);
+    let what = match (text("type")?, text("status")?) {
+        (_, "True") => return None,
+        (SPEC_VALID, _) => "The spec is not understood",
+        (updates::api::AGENTS_REPORTING, _) => "Not all agents report",
+        // a vendor's: whether it is bad that it does not hold is not known here
+        _ => return None,
+    };
+    Some(format!("{what}: {}", text("message").unwrap_or("it does not say why")))
+}
+
+#[cfg(test)]
+mod tests;

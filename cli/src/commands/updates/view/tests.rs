@@ -1,0 +1,88 @@
+use serde_json::json;
+
+use super::*;
+
+fn now() -> Zoned {
+    "2026-11-21T14:00:00+01:00[Europe/Berlin]".parse().unwrap()
+}
+
+fn node(id: &str, patches: &Value, packages: &Value) -> Value {
+    json!({ "id": id, "kernel": "6.1.0-40-amd64", "stageName": "slow", "readyKernel": patches, "rpmPackages": packages })
+}
+
+fn report(minutes: i64, errors: &[&str]) -> Report {
+    let at = now().timestamp() - jiff::SignedDuration::from_mins(minutes);
+    Report { at, errors: errors.iter().map(|e| (*e).to_owned()).collect() }
+}
+
+#[test]
+fn every_reason_in_words() {
+    let fine = json!({ "status": "UpToDate" });
+    let none = json!({ "status": "UpToDate", "reason": "NotSupported" });
+    let due = json!({ "status": "Pending", "reason": "WindowClosed", "numberOfPackagesToUpdate": 3 });
+    let held = |reason: &str| json!({ "status": "Suspended", "reason": reason });
+    let unknown = |reason: &str| json!({ "status": "Unknown", "reason": reason });
+    let nodes = [
+        node("n1", &fine, &fine),
+        node("n2", &none, &due),
+        node("n3", &held("ManuallySuspended"), &held("ManuallySuspended")),
+        node("n4", &held("StorageNode"), &json!({ "status": "Suspended", "reason": "StorageNode", "numberOfPackagesToUpdate": 12 })),
+        node("n5", &fine, &unknown("CheckFailed")),
+        node("n6", &unknown("AgentSilent"), &unknown("AgentSilent")),
+        json!({ "id": "n7", "readyKernel": { "status": "Unknown", "reason": "NotReported" }, "rpmPackages": unknown("NotReported") }),
+        node("n8", &json!({ "status": "Installing" }), &json!({ "status": "Held", "reason": "WaitsForItsTurn" })),
+        json!({ "id": "n9", "stageName": "weekly", "rpmPackages": 7 }),
+        node("n10", &held("InvalidPolicy"), &held("InvalidSpec")),
+        node("n11", &fine, &json!({ "status": "UpToDate", "numberOfPackagesToUpdate": 1 })),
+    ];
+    let manager = json!({
+        "spec": { "maintenanceWindows": [
+            { "schedule": "0 1 * * 1-5", "duration": "1h30m" }, { "schedule": "0 22 * * 0", "duration": "1h" }, { "schedule": "@daily" },
+        ] },
+        "status": { "nodes": nodes, "conditions": [
+            { "type": "SpecValid", "status": "False", "message": "@daily: is not a schedule" },
+            { "type": "AgentsReporting", "status": "False", "message": "no report from n6, n7" },
+            { "type": "Degraded", "status": "False" },
+        ] },
+    });
+    let reports =
+        [("n1", report(0, &[])), ("n2", report(12, &[])), ("n5", report(130, &["dnf: no route to host"])), ("n6", report(4000, &[]))];
+    let reports = reports.map(|(name, report)| (name.to_owned(), report)).into();
+    insta::assert_snapshot!(in_words(&manager, &reports, &now()), @r#"
+    NODE   STAGE    KERNEL           LIVE PATCHES   PACKAGES                  REPORTED     WHY NOT
+    n1     slow     6.1.0-40-amd64   up to date     up to date                now          -
+    n2     slow     6.1.0-40-amd64   none here      due, 3 available          12 min ago   no window until Sun 23:00 CET
+    n3     slow     6.1.0-40-amd64   suspended      suspended                 -            suspended by its label
+    n4     slow     6.1.0-40-amd64   suspended      suspended, 12 available   -            serves storage
+    n5     slow     6.1.0-40-amd64   up to date     unknown                   2 h ago      looking for updates failed: dnf: no route to host
+    n6     slow     6.1.0-40-amd64   unknown        unknown                   2 d ago      its agent is silent for more than a day
+    n7     -        -                unknown        unknown                   -            its agent has not reported yet
+    n8     slow     6.1.0-40-amd64   Installing     Held                      -            WaitsForItsTurn
+    n9     weekly   -                -              -                         -            -
+    n10    slow     6.1.0-40-amd64   suspended      suspended                 -            the UpdateManager's spec is not understood; its policy label is none of fast, slow, stable and auto
+    n11    slow     6.1.0-40-amd64   up to date     up to date, 1 available   -            -
+
+    No window is open.
+    The next window opens on Sun 2026-11-22 23:00 CET (Sun 2026-11-22 22:00 UTC).
+    This window is not understood: {"schedule":"@daily"}
+    The spec is not understood: @daily: is not a schedule
+    Not all agents report: no report from n6, n7
+    "#);
+}
+
+#[test]
+fn what_holds_for_all_nodes() {
+    let said = |spec: Value| in_words(&json!({ "spec": spec }), &Reports::new(), &now());
+    insta::assert_snapshot!(said(json!({})), @r"
+    No node has a status yet: the operator writes them when it runs.
+
+    There are no windows: updates may start at any time.
+    ");
+    insta::assert_snapshot!(said(json!({ "suspend": true, "maintenanceWindows": [{ "schedule": "30 13 * * *", "duration": "1h", "timeZone": "Europe/Berlin" }] })), @r"
+    No node has a status yet: the operator writes them when it runs.
+
+    Suspended on all nodes; smartup updates resume ends it.
+    A window is open until Sat 2026-11-21 14:30 CET (Sat 2026-11-21 13:30 UTC).
+    The next window opens on Sun 2026-11-22 13:30 CET (Sun 2026-11-22 12:30 UTC).
+    ");
+}

@@ -1,0 +1,44 @@
+//! Times as people read them.
+
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+
+/// In local time, and in UTC.
+pub fn both(at: Timestamp, local: &TimeZone) -> String {
+    let utc = in_utc(at);
+    let here = at.to_zoned(local.clone());
+    if here.offset().is_zero() { utc } else { format!("{} ({utc})", here.strftime("%a %Y-%m-%d %H:%M %Z")) }
+}
+
+/// In UTC.
+pub fn in_utc(at: Timestamp) -> String {
+    at.strftime("%a %Y-%m-%d %H:%M UTC").to_string()
+}
+
+/// How long ago it was, in the greatest unit of which there is one at least.
+pub fn ago(past: SignedDuration) -> String {
+    let (minutes, hours) = (past.as_mins(), past.as_hours());
+    match (minutes, hours) {
+        (..1, _) => "now".into(),
+        (_, ..1) => format!("{minutes} min ago"),
+        (_, ..48) => format!("{hours} h ago"),
+        _ => format!("{} d ago", hours / 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times() {
+        let at: Timestamp = "2026-11-23T00:30:00Z".parse().unwrap();
+        let zone = |name| TimeZone::get(name).unwrap();
+        assert_eq!(both(at, &zone("America/New_York")), "Sun 2026-11-22 19:30 EST (Mon 2026-11-23 00:30 UTC)");
+        assert_eq!(both(at, &zone("Europe/London")), "Mon 2026-11-23 00:30 UTC");
+        let ago = |minutes| ago(SignedDuration::from_mins(minutes));
+        assert_eq!(
+            [-5, 0, 1, 59, 60, 47 * 60, 48 * 60].map(ago),
+            ["now", "now", "1 min ago", "59 min ago", "1 h ago", "47 h ago", "2 d ago"]
+        );
+    }
+}
