@@ -82,7 +82,7 @@ fn every_command_and_every_line_of_the_reference() -> Result<()> {
     tell("window list")?;
     tell("window add '0 1 * * 1-5' 1h30m")?;
     tell("window add '0 22 * * 6' 8h --time-zone Europe/Berlin")?;
-    tell("window add '0 1 * * mon-fri' 90m")?;
+    tell("window add '0  1 * * 1-5' 90m")?;
     tell("window add '0 25 * * *' 1h")?;
     tell("window add '0 1 * * *' 1h --time-zone Europe/Berlni")?;
     tell("window remove '0 2 * * *'")?;
@@ -147,7 +147,92 @@ fn every_command_and_every_line_of_the_reference() -> Result<()> {
     let asked = host.sh(r"kubectl -n vz-maintenance-operator get updatemanager default -o 'jsonpath={.metadata.annotations.maintenance\.virtuozzo\.io/check-requested-at}'")?;
     ensure!(asked.parse::<jiff::Timestamp>().is_ok(), "{asked}");
 
-    insta::assert_snapshot!(told.join("\n"), @"");
+    insta::assert_snapshot!(told.join("\n"), @r"
+    $ status
+    [1] error: this cluster has no smart updates: it has no UpdateManager
+
+    hint: smartup enable-updates
+    $ ban 123-4-r5
+    [1] error: this cluster has no smart updates: it has no UpdateManager
+
+    hint: smartup enable-updates
+    $ window list
+    [0] There are no windows: updates may start at any time.
+    $ window add '0 1 * * 1-5' 1h30m
+    [0] window '0 1 * * 1-5' 1h30m UTC added
+    $ window add '0 22 * * 6' 8h --time-zone Europe/Berlin
+    [0] window '0 22 * * 6' 8h00m Europe/Berlin added
+    $ window add '0  1 * * 1-5' 90m
+    [0] window '0 1 * * 1-5' 1h30m UTC was already there
+    $ window add '0 25 * * *' 1h
+    [2] error: invalid value '0 25 * * *' for '<SCHEDULE>': has the hour '25', which is not from 0 to 23
+
+    For more information, try '--help'.
+    $ window add '0 1 * * *' 1h --time-zone Europe/Berlni
+    [2] error: invalid value 'Europe/Berlni' for '--time-zone <ZONE>': is not in the time zone database; did you mean Europe/Berlin?
+
+    For more information, try '--help'.
+    $ window remove '0 2 * * *'
+    [2] error: no such window: '0 2 * * *'
+
+    hint: there are '0 1 * * 1-5' 1h30m UTC, '0 22 * * 6' 8h00m Europe/Berlin
+    $ window remove '0 22 * * 6' 8h --time-zone Europe/Berlin
+    [0] window '0 22 * * 6' 8h00m Europe/Berlin removed
+    $ ban bash-4.2.46-34.vl7.x86_64 123-4-r5
+    [0] bash-4.2.46-34.vl7.x86_64 banned
+    123-4-r5 banned
+    $ ban bash-4.2.46-36.vl7.x86_64
+    [2] error: bash-4.2.46-36.vl7.x86_64 is available on no node; nothing was changed
+
+    hint: did you mean bash-4.2.46-35.vl7.x86_64?
+    $ ban 124-1-r1 bash-4.2.46
+    [2] error: package 'bash-4.2.46': is not of the form <name>-<version>-<release>.<arch>, as in bash-4.2.46-34.vl7.x86_64, nor <name>=<version>, as in bash=5.2.15-2+b8
+
+    hint: did you mean bash-4.2.46-35.vl7.x86_64?
+    $ ban 124-1-r1 bash-4.2.46-34.vl7.x86_64 vim-minimal-8.0.1763-19.el8_6.4.x86_64
+    [0] 124-1-r1 banned
+    bash-4.2.46-34.vl7.x86_64 was already banned
+    vim-minimal-8.0.1763-19.el8_6.4.x86_64 banned
+    $ unban 124-1-r2
+    [2] error: 124-1-r2 is not banned
+
+    hint: did you mean 124-1-r1?
+    $ unban 124-1-r1 123-4-r5
+    [0] 124-1-r1 is no longer banned
+    123-4-r5 is no longer banned
+    $ bans
+    [0] ITEM                                     KIND
+    bash-4.2.46-34.vl7.x86_64                package
+    vim-minimal-8.0.1763-19.el8_6.4.x86_64   package
+    $ policy h1 fast
+    [0] h1 has policy fast
+    $ policy h1 fast
+    [0] h1 had that policy already
+    $ policy h1 h11 stable
+    [2] error: there is no node h11; nothing was changed
+
+    hint: did you mean h1?
+    $ policy h1 quick
+    [2] error: invalid value 'quick' for '<fast|slow|stable|auto>': is none of fast, slow, stable and auto
+
+    For more information, try '--help'.
+    $ policy h1 auto
+    [0] h1 has policy auto
+    $ suspend h1
+    [0] h1 suspended
+    $ resume h1
+    [0] h1 was not suspended by its label
+    $ suspend h1
+    [0] h1 was already suspended
+    $ resume h1
+    [0] h1 resumed
+    $ suspend
+    [0] updates suspended on all nodes
+    $ resume
+    [0] updates were not suspended
+    $ check
+    [0] all nodes were asked to look for updates now; smartup updates status --watch shows what they find
+    ");
     looked_at(host)?;
     two_writers(host)?;
     a_vendors(host)?;
@@ -239,6 +324,13 @@ fn a_vendors(host: &Host) -> Result<()> {
     until("the new version is served", LONG, || apply(host, &manager).map(Some))?;
     let lines = ["window add '0 1 * * 1-5' 1h30m", "window add '0 2 * * *' 1h --time-zone Europe/Berlin", "check"];
     let told = lines.map(|line| said(host, line).unwrap_or_else(|e| format!("{e:#}"))).join("\n");
-    insta::assert_snapshot!(told, @"");
+    insta::assert_snapshot!(told, @r#"
+    [0] window '0 1 * * 1-5' 1h30m UTC added
+    [1] window '0 2 * * *' 1h00m Europe/Berlin added
+    error: the UpdateManager of this cluster's operator did not keep spec.maintenanceWindows[1].timeZone: "Europe/Berlin"
+
+    hint: the window now opens by the operator's own clock, mostly UTC: remove it (smartup updates window list, remove), and write it in UTC
+    [1] error: this cluster's operator is not smartup's: it looks for updates when it wants to
+    "#);
     Ok(())
 }
