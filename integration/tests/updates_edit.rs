@@ -58,96 +58,56 @@ fn write_status(host: &Host, path: &str, status: &Value) -> Result<()> {
 fn every_command_and_every_line_of_the_reference() -> Result<()> {
     let lab = Lab::up(&LabSpec::hosts(1))?;
     let host = server(&lab)?;
-    let mut told = Vec::new();
-    let mut tell = |line: &str| -> Result<String> {
-        let answer = said(host, line)?;
-        told.push(format!("$ {line}\n{answer}"));
-        Ok(answer)
-    };
+    before_there_is_anything(host)?;
+    windows(host)?;
+    bans(host)?;
+    policies(host)?;
+    suspended_and_asked(host)?;
+    looked_at(host)?;
+    two_writers(host)?;
+    a_vendors(host)?;
+    lab.down()
+}
 
-    // before there is anything
-    tell("status")?;
+/// Commands, and what they said.
+struct Told<'a> {
+    host: &'a Host,
+    lines: Vec<String>,
+}
+
+impl<'a> Told<'a> {
+    fn of(host: &'a Host) -> Self {
+        Self { host, lines: Vec::new() }
+    }
+
+    fn tell(&mut self, line: &str) -> Result<()> {
+        self.lines.push(format!("$ {line}\n{}", said(self.host, line)?));
+        Ok(())
+    }
+
+    fn said(&self) -> String {
+        self.lines.join("\n")
+    }
+}
+
+fn metadata(name: &str) -> Value {
+    json!({ "name": name, "namespace": "vz-maintenance-operator" })
+}
+
+/// Nothing to be changed: the commands say what to do.
+fn before_there_is_anything(host: &Host) -> Result<()> {
+    let mut told = Told::of(host);
+    told.tell("status")?;
     for crd in updates::api::crds() {
         apply(host, &serde_json::to_value(crd)?)?;
     }
     host.sh("kubectl wait --for=condition=Established --timeout=60s crd/updatemanagers.maintenance.virtuozzo.io crd/nodeupdates.maintenance.virtuozzo.io; kubectl create namespace vz-maintenance-operator")?;
-    tell("ban 123-4-r5")?;
-    let metadata = |name: &str| json!({ "name": name, "namespace": "vz-maintenance-operator" });
+    told.tell("ban 123-4-r5")?;
     apply(
         host,
         &json!({ "apiVersion": "maintenance.virtuozzo.io/v1", "kind": "UpdateManager", "metadata": metadata("default"), "spec": {} }),
     )?;
-
-    // 7.4.3
-    tell("window list")?;
-    tell("window add '0 1 * * 1-5' 1h30m")?;
-    tell("window add '0 22 * * 6' 8h --time-zone Europe/Berlin")?;
-    tell("window add '0  1 * * 1-5' 90m")?;
-    tell("window add '0 25 * * *' 1h")?;
-    tell("window add '0 1 * * *' 1h --time-zone Europe/Berlni")?;
-    tell("window remove '0 2 * * *'")?;
-    let theirs = r#"kubectl -n vz-maintenance-operator patch updatemanagers default --type=merge -p '{"spec":{"maintenanceWindows":[{"duration":"1h30m","schedule":"0 1 * * 1-5"}]}}'"#;
-    let listed = said(host, "window list")?;
-    ensure!(listed.matches(" UTC").count() >= 6 && listed.contains("Europe/Berlin") && listed.contains(" CE"), "{listed}");
-    tell("window remove '0 22 * * 6' 8h --time-zone Europe/Berlin")?;
-    let ours = spec(host)?;
-    host.sh(theirs)?;
-    assert_eq!(ours["maintenanceWindows"], json!([{ "schedule": "0 1 * * 1-5", "duration": "1h30m" }]));
-    assert_eq!(spec(host)?, ours);
-
-    // 7.4.4; no node lists anything yet, so all that has the form is taken
-    tell("ban bash-4.2.46-34.vl7.x86_64 123-4-r5")?;
-    let ours = spec(host)?;
-    host.sh(r#"kubectl -n vz-maintenance-operator patch updatemanagers default --type=merge -p '{"spec":{"bannedPackages":["bash-4.2.46-34.vl7.x86_64"],"bannedPatches":["123-4-r5"]}}'"#)?;
-    assert_eq!(spec(host)?, ours);
-    let update = json!({
-        "apiVersion": "maintenance.virtuozzo.io/v1", "kind": "NodeUpdate", "metadata": metadata("h1"),
-        "spec": { "stage": "slow", "policy": "auto", "check": "none" },
-    });
-    apply(host, &update)?;
-    let available = |names: &[&str]| json!(names.iter().map(|n| json!({ "name": n, "since": "2026-01-01T00:00:00Z" })).collect::<Vec<_>>());
-    let report = json!({
-        "agentVersion": "0.1.0", "reportedAt": "2026-01-02T03:04:05Z", "kernel": "6.1.0-40-amd64", "check": "none",
-        "packages": { "checkedAt": "2026-01-02T03:04:05Z", "available": available(&["bash-4.2.46-35.vl7.x86_64", "vim-minimal-2:8.0.1763-19.el8_6.4.x86_64"]) },
-        "patches": { "checkedAt": "2026-01-02T03:04:05Z", "error": "no route to host", "available": available(&["124-1-r1"]) },
-    });
-    write_status(host, "nodeupdates/h1", &report)?;
-    tell("ban bash-4.2.46-36.vl7.x86_64")?;
-    tell("ban 124-1-r1 bash-4.2.46")?;
-    tell("ban 124-1-r1 bash-4.2.46-34.vl7.x86_64 vim-minimal-8.0.1763-19.el8_6.4.x86_64")?;
-    tell("unban 124-1-r2")?;
-    tell("unban 124-1-r1 123-4-r5")?;
-    tell("bans")?;
-
-    // 7.4.5
-    tell("policy h1 fast")?;
-    tell("policy h1 fast")?;
-    assert_eq!(label(host, updates::names::POLICY_LABEL)?, "fast");
-    host.sh("kubectl label node h1 maintenance.virtuozzo.io/auto-updates-policy=slow --overwrite")?;
-    tell("policy h1 h11 stable")?;
-    assert_eq!(label(host, updates::names::POLICY_LABEL)?, "slow");
-    tell("policy h1 quick")?;
-    tell("policy h1 auto")?;
-
-    // 7.4.6
-    tell("suspend h1")?;
-    assert_eq!(label(host, updates::names::SUSPEND_LABEL)?, "");
-    host.sh("kubectl label nodes h1 maintenance.virtuozzo.io/suspend-")?;
-    tell("resume h1")?;
-    host.sh("kubectl label nodes h1 maintenance.virtuozzo.io/suspend=\"\"")?;
-    tell("suspend h1")?;
-    tell("resume h1")?;
-    assert_eq!(label(host, updates::names::SUSPEND_LABEL)?, Value::Null);
-    tell("suspend")?;
-    assert_eq!(spec(host)?["suspend"], true);
-    host.sh(r#"kubectl -n vz-maintenance-operator patch updatemanagers default --type=merge -p '{"spec":{"suspend":false}}'"#)?;
-    tell("resume")?;
-
-    tell("check")?;
-    let asked = host.sh(r"kubectl -n vz-maintenance-operator get updatemanager default -o 'jsonpath={.metadata.annotations.maintenance\.virtuozzo\.io/check-requested-at}'")?;
-    ensure!(asked.parse::<jiff::Timestamp>().is_ok(), "{asked}");
-
-    insta::assert_snapshot!(told.join("\n"), @r"
+    insta::assert_snapshot!(told.said(), @r"
     $ status
     [1] error: this cluster has no smart updates: it has no UpdateManager
 
@@ -156,6 +116,29 @@ fn every_command_and_every_line_of_the_reference() -> Result<()> {
     [1] error: this cluster has no smart updates: it has no UpdateManager
 
     hint: smartup enable-updates
+    ");
+    Ok(())
+}
+
+/// 7.4.3
+fn windows(host: &Host) -> Result<()> {
+    let mut told = Told::of(host);
+    told.tell("window list")?;
+    told.tell("window add '0 1 * * 1-5' 1h30m")?;
+    told.tell("window add '0 22 * * 6' 8h --time-zone Europe/Berlin")?;
+    told.tell("window add '0  1 * * 1-5' 90m")?;
+    told.tell("window add '0 25 * * *' 1h")?;
+    told.tell("window add '0 1 * * *' 1h --time-zone Europe/Berlni")?;
+    told.tell("window remove '0 2 * * *'")?;
+    let theirs = r#"kubectl -n vz-maintenance-operator patch updatemanagers default --type=merge -p '{"spec":{"maintenanceWindows":[{"duration":"1h30m","schedule":"0 1 * * 1-5"}]}}'"#;
+    let listed = said(host, "window list")?;
+    ensure!(listed.matches(" UTC").count() >= 6 && listed.contains("Europe/Berlin") && listed.contains(" CE"), "{listed}");
+    told.tell("window remove '0 22 * * 6' 8h --time-zone Europe/Berlin")?;
+    let ours = spec(host)?;
+    host.sh(theirs)?;
+    assert_eq!(ours["maintenanceWindows"], json!([{ "schedule": "0 1 * * 1-5", "duration": "1h30m" }]));
+    assert_eq!(spec(host)?, ours);
+    insta::assert_snapshot!(told.said(), @r"
     $ window list
     [0] There are no windows: updates may start at any time.
     $ window add '0 1 * * 1-5' 1h30m
@@ -178,6 +161,37 @@ fn every_command_and_every_line_of_the_reference() -> Result<()> {
     hint: there are '0 1 * * 1-5' 1h30m UTC, '0 22 * * 6' 8h00m Europe/Berlin
     $ window remove '0 22 * * 6' 8h --time-zone Europe/Berlin
     [0] window '0 22 * * 6' 8h00m Europe/Berlin removed
+    ");
+    Ok(())
+}
+
+/// 7.4.4
+fn bans(host: &Host) -> Result<()> {
+    let mut told = Told::of(host);
+    // no node lists anything yet, so all that has the form is taken
+    told.tell("ban bash-4.2.46-34.vl7.x86_64 123-4-r5")?;
+    let ours = spec(host)?;
+    host.sh(r#"kubectl -n vz-maintenance-operator patch updatemanagers default --type=merge -p '{"spec":{"bannedPackages":["bash-4.2.46-34.vl7.x86_64"],"bannedPatches":["123-4-r5"]}}'"#)?;
+    assert_eq!(spec(host)?, ours);
+    let update = json!({
+        "apiVersion": "maintenance.virtuozzo.io/v1", "kind": "NodeUpdate", "metadata": metadata("h1"),
+        "spec": { "stage": "slow", "policy": "auto", "check": "none" },
+    });
+    apply(host, &update)?;
+    let available = |names: &[&str]| json!(names.iter().map(|n| json!({ "name": n, "since": "2026-01-01T00:00:00Z" })).collect::<Vec<_>>());
+    let report = json!({
+        "agentVersion": "0.1.0", "reportedAt": "2026-01-02T03:04:05Z", "kernel": "6.1.0-40-amd64", "check": "none",
+        "packages": { "checkedAt": "2026-01-02T03:04:05Z", "available": available(&["bash-4.2.46-35.vl7.x86_64", "vim-minimal-2:8.0.1763-19.el8_6.4.x86_64"]) },
+        "patches": { "checkedAt": "2026-01-02T03:04:05Z", "error": "no route to host", "available": available(&["124-1-r1"]) },
+    });
+    write_status(host, "nodeupdates/h1", &report)?;
+    told.tell("ban bash-4.2.46-36.vl7.x86_64")?;
+    told.tell("ban 124-1-r1 bash-4.2.46")?;
+    told.tell("ban 124-1-r1 bash-4.2.46-34.vl7.x86_64 vim-minimal-8.0.1763-19.el8_6.4.x86_64")?;
+    told.tell("unban 124-1-r2")?;
+    told.tell("unban 124-1-r1 123-4-r5")?;
+    told.tell("bans")?;
+    insta::assert_snapshot!(told.said(), @r"
     $ ban bash-4.2.46-34.vl7.x86_64 123-4-r5
     [0] bash-4.2.46-34.vl7.x86_64 banned
     123-4-r5 banned
@@ -204,6 +218,22 @@ fn every_command_and_every_line_of_the_reference() -> Result<()> {
     [0] ITEM                                     KIND
     bash-4.2.46-34.vl7.x86_64                package
     vim-minimal-8.0.1763-19.el8_6.4.x86_64   package
+    ");
+    Ok(())
+}
+
+/// 7.4.5
+fn policies(host: &Host) -> Result<()> {
+    let mut told = Told::of(host);
+    told.tell("policy h1 fast")?;
+    told.tell("policy h1 fast")?;
+    assert_eq!(label(host, updates::names::POLICY_LABEL)?, "fast");
+    host.sh("kubectl label node h1 maintenance.virtuozzo.io/auto-updates-policy=slow --overwrite")?;
+    told.tell("policy h1 h11 stable")?;
+    assert_eq!(label(host, updates::names::POLICY_LABEL)?, "slow");
+    told.tell("policy h1 quick")?;
+    told.tell("policy h1 auto")?;
+    insta::assert_snapshot!(told.said(), @r"
     $ policy h1 fast
     [0] h1 has policy fast
     $ policy h1 fast
@@ -218,6 +248,30 @@ fn every_command_and_every_line_of_the_reference() -> Result<()> {
     For more information, try '--help'.
     $ policy h1 auto
     [0] h1 has policy auto
+    ");
+    Ok(())
+}
+
+/// 7.4.6, and what the reference has not.
+fn suspended_and_asked(host: &Host) -> Result<()> {
+    let mut told = Told::of(host);
+    told.tell("suspend h1")?;
+    assert_eq!(label(host, updates::names::SUSPEND_LABEL)?, "");
+    host.sh("kubectl label nodes h1 maintenance.virtuozzo.io/suspend-")?;
+    told.tell("resume h1")?;
+    host.sh("kubectl label nodes h1 maintenance.virtuozzo.io/suspend=\"\"")?;
+    told.tell("suspend h1")?;
+    told.tell("resume h1")?;
+    assert_eq!(label(host, updates::names::SUSPEND_LABEL)?, Value::Null);
+    told.tell("suspend")?;
+    assert_eq!(spec(host)?["suspend"], true);
+    host.sh(r#"kubectl -n vz-maintenance-operator patch updatemanagers default --type=merge -p '{"spec":{"suspend":false}}'"#)?;
+    told.tell("resume")?;
+
+    told.tell("check")?;
+    let asked = host.sh(r"kubectl -n vz-maintenance-operator get updatemanager default -o 'jsonpath={.metadata.annotations.maintenance\.virtuozzo\.io/check-requested-at}'")?;
+    ensure!(asked.parse::<jiff::Timestamp>().is_ok(), "{asked}");
+    insta::assert_snapshot!(told.said(), @r"
     $ suspend h1
     [0] h1 suspended
     $ resume h1
@@ -233,10 +287,7 @@ fn every_command_and_every_line_of_the_reference() -> Result<()> {
     $ check
     [0] all nodes were asked to look for updates now; smartup updates status --watch shows what they find
     ");
-    looked_at(host)?;
-    two_writers(host)?;
-    a_vendors(host)?;
-    lab.down()
+    Ok(())
 }
 
 /// 7.4.2
