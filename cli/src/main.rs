@@ -1,6 +1,7 @@
 //! smartup: a highly available k3s cluster behind a floating address, from the hosts themselves.
 
 mod age;
+mod clock;
 mod commands;
 mod depart;
 mod doctor;

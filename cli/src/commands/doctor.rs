@@ -16,7 +16,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::Format;
-use crate::doctor::between::{self, Clock, REACH, Seat};
+use crate::clock::Clock;
+use crate::doctor::between::{self, REACH, Seat};
 use crate::doctor::{CHECKS, Finding, OnHost, Patient, Verdict, doors, examine, print};
 use crate::output;
 use crate::remote::{Connect, Remote};

@@ -17,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 use super::fault::{BOUND, LINK};
 use super::host::TICK;
 use super::judge::{Seat, refuse, whole};
-use super::measure::{Change, Clock, Question, away, is_calm, ms, shared, worst};
+use super::measure::{Change, Question, away, is_calm, ms, shared, worst};
 use super::report::{Rehearsal, Transition};
+use crate::clock::Clock;
 use crate::remote::Remote;
 
 /// How long a host may take to be connected to, with what is sent there.

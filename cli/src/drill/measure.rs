@@ -135,27 +135,6 @@ pub fn worst(seen: &[(usize, Away)], changes: &[Change]) -> Option<(usize, Away)
     longest(&mut seen.iter().filter(|(host, _)| !had(*host))).or_else(|| longest(&mut seen.iter()))
 }
 
-/// Another host's clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Clock {
-    /// By how much it is ahead of ours.
-    pub ahead: i64,
-    /// By how much that may be wrong: half of the round trip.
-    pub error: i64,
-}
-
-impl Clock {
-    /// Asked and answered in our time, `read` in the host's, somewhere between the two (as in NTP, RFC 5905, 8).
-    pub fn measured(asked: i64, read: i64, answered: i64) -> Self {
-        Self { ahead: read - i64::midpoint(asked, answered), error: (answered - asked + 1) / 2 }
-    }
-
-    /// A time of the host's in ours.
-    pub fn ours(self, theirs: i64) -> i64 {
-        theirs - self.ahead
-    }
-}
-
 /// Milliseconds, rounded.
 pub fn ms(us: i64) -> i64 {
     (us + 500).div_euclid(1000)
@@ -257,13 +236,6 @@ mod tests {
             if all.iter().any(|q| q.answered.is_none()) && all.last().is_some_and(|q| q.answered.is_some()) {
                 prop_assert!(said.times == 1 && said.back);
             }
-        }
-
-        /// However long the way there and back is, the true time lies within the error.
-        #[test]
-        fn a_clock_is_right_within_its_error(ahead in -1_000_000_i64..1_000_000, there in 0_i64..50_000, back in 0_i64..50_000) {
-            let clock = Clock::measured(7_000_000, 7_000_000 + there + ahead, 7_000_000 + there + back);
-            prop_assert!((clock.ours(9_000_000 + ahead) - 9_000_000).abs() <= clock.error);
         }
 
         /// However hosts take the VIP and let it go, the time together is what looking at each millisecond would count.
