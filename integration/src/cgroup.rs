@@ -21,6 +21,9 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use crate::run::until;
 
 const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// How much of each second's 950 ms (`sched_rt_runtime_us`) a host may run with real-time priority, in microseconds. The v1 controller gives
+/// none unless it is asked, at each level; keepalived wants it, and needs a tenth of this.
+pub(crate) const REAL_TIME: u32 = 20_000;
 
 /// Where the machine mounts its hierarchies.
 #[derive(Debug, Clone)]
@@ -85,7 +88,9 @@ impl Hierarchies {
             make(&self.host(id, host).join(part))?;
         }
         for mount in &self.v1 {
-            make(&mount.join(group(id)).join(host))?;
+            let lab = mount.join(group(id));
+            make(&lab.join(host))?;
+            give_real_time(&lab, host)?;
         }
         Ok(())
     }
@@ -118,6 +123,17 @@ impl Hierarchies {
         kill(&self.lab(id))?;
         self.of_lab(id).iter().try_for_each(|lab| remove(lab))
     }
+}
+
+/// As far as the kernel has such shares, and some of it left: a crowd of hosts does without.
+fn give_real_time(lab: &Path, host: &str) -> Result<()> {
+    let file = |group: &Path| group.join("cpu.rt_runtime_us");
+    if file(lab).exists() {
+        let hosts = u32::try_from(groups_in(lab)?.len())?;
+        let given = fs::write(file(lab), (hosts * REAL_TIME).to_string());
+        let _ = given.and_then(|()| fs::write(file(&lab.join(host)), REAL_TIME.to_string()));
+    }
+    Ok(())
 }
 
 fn group(id: &str) -> String {

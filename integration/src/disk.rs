@@ -7,9 +7,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::random;
 use crate::run::run;
 use crate::site::{Address, HostPlan, MOST_HOSTS, Site};
+use crate::{cgroup, random};
 
 /// Containers have overlays as well, and an overlay's upper folder cannot lie on an overlay: these folders of a host
 /// are the machine's file system.
@@ -113,6 +113,7 @@ pub(crate) fn make_layer(site: &Site, programs: &[(String, PathBuf)]) -> Result<
     put(&layer, "etc/ssh/sshd_config.d/lab.conf", 0o644, "UseDNS no\n")?;
     // A container's first process ignores SIGTERM: each reboot would wait 90 s for it.
     put(&layer, "etc/systemd/system.conf.d/lab.conf", 0o644, "[Manager]\nDefaultTimeoutStopSec=5s\n")?;
+    put(&layer, "usr/lib/systemd/system/keepalived.service.d/lab.conf", 0o644, &real_time())?;
     put(&layer, "etc/hosts", 0o644, &hosts_file())?;
     put(&layer, "usr/lib/lab/init", 0o755, include_str!("init.sh"))?;
     fs::create_dir_all(layer.join("usr/local/bin"))?;
@@ -127,6 +128,13 @@ pub(crate) fn make_layer(site: &Site, programs: &[(String, PathBuf)]) -> Result<
         fs::create_dir_all(layer.join("var/lib").join(part))?;
     }
     Ok(())
+}
+
+/// Hands the host's real-time share on to keepalived, which no systemd does where control groups are v1 and the kernel divides it.
+fn real_time() -> String {
+    let groups = "for g in system.slice system.slice/%n";
+    let give = format!("echo {} 2>/dev/null >/sys/fs/cgroup/cpu/$$g/cpu.rt_runtime_us", cgroup::REAL_TIME);
+    format!("[Service]\nExecStartPre=+-/bin/sh -c '{groups}; do {give}; done 2>/dev/null'\n")
 }
 
 fn hosts_file() -> String {

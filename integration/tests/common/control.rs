@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, ensure};
-use integration::{Host, Lab, Outcome, Running};
+use integration::{Host, Lab, Outcome, Running, until};
 use serde_json::Value;
 
-use super::{VIP, holders, smartup, status};
+use super::{LONG, VIP, holders, smartup, status};
 
 /// Where its cluster.yaml is.
 const FILE: &str = "/root/cluster.yaml";
@@ -135,8 +135,12 @@ pub fn host_at<'a>(event: &'a Value, kind: &str, step: &str) -> Option<&'a str> 
     (event["event"] == kind && event["step"] == step).then(|| event["host"].as_str()).flatten()
 }
 
-/// Fails unless these hosts are one cluster, whole and healthy, started by one of them.
+/// Waits until these hosts are one cluster, whole and healthy, started by one of them: on a busy machine a kubelet may miss its turn.
 pub fn is_one_cluster(servers: &[&Host], agents: &[&Host]) -> Result<()> {
+    until("one whole cluster", LONG, || whole(servers, agents).map(Some))
+}
+
+fn whole(servers: &[&Host], agents: &[&Host]) -> Result<()> {
     let report = status(servers[0])?;
     let nodes = report["nodes"].as_array().cloned().unwrap_or_default();
     let names: BTreeSet<&str> = nodes.iter().filter_map(|n| n["name"].as_str()).collect();
