@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -155,6 +156,23 @@ pub fn transient(error: &kube::Error) -> bool {
     }
 }
 
+/// When to ask again after a connection that broke off: the VIP moves within these 3 s, whatever happens to its holder.
+const PAUSES: [Duration; 4] = [Duration::from_millis(100), Duration::from_millis(400), Duration::from_secs(1), Duration::from_millis(1500)];
+
+/// Whether a connection was there and broke, as all do when the VIP moves: whoever asks again may be answered at once.
+fn broke_off(error: &kube::Error) -> bool {
+    let mut next = std::error::Error::source(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<std::io::Error>()
+            && matches!(io.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::TimedOut)
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
 /// This server's API is ready, and answers through the VIP.
 pub(crate) struct ApiStep {
     /// Where it is to be reached through the VIP.
@@ -223,16 +241,22 @@ impl NodeStep {
             Ok(path) => path,
             Err(missing) => return Ok(Some(missing)),
         };
-        let Ok(client) = keep(kept, path, None).await else {
-            return Ok(Some(format!("{} is not whole yet", path.display())));
-        };
         let name = host.facts.node_name()?;
-        let node = match Api::<Node>::all(client.clone()).get_opt(name.as_str()).await {
-            Ok(Some(node)) => NodeInfo::of(&node),
-            Ok(None) => return Ok(Some(format!("node {name} is not registered"))),
-            Err(e) => {
-                *kept = None;
-                return Ok(Some(format!("node {name} cannot be read: {}", in_words(&e))));
+        let mut pauses = PAUSES.into_iter();
+        let node = loop {
+            let Ok(client) = keep(kept, path, None).await else {
+                return Ok(Some(format!("{} is not whole yet", path.display())));
+            };
+            match Api::<Node>::all(client.clone()).get_opt(name.as_str()).await {
+                Ok(Some(node)) => break NodeInfo::of(&node),
+                Ok(None) => return Ok(Some(format!("node {name} is not registered"))),
+                Err(e) => {
+                    *kept = None;
+                    match pauses.next().filter(|_| broke_off(&e)) {
+                        Some(pause) => tokio::time::sleep(pause).await,
+                        None => return Ok(Some(format!("node {name} cannot be read: {}", in_words(&e)))),
+                    }
+                }
             }
         };
         if let Some(wanted) = self.version.as_ref().filter(|v| v.as_str() != node.version) {
@@ -284,6 +308,12 @@ impl Step for NodeStep {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_that_broke_is_told_from_one_that_was_refused() {
+        let error = |kind: ErrorKind| kube::Error::Service(Box::new(std::io::Error::new(kind, "x")));
+        assert!(broke_off(&error(ErrorKind::ConnectionReset)) && !broke_off(&error(ErrorKind::ConnectionRefused)));
+    }
 
     #[test]
     fn only_what_fails_is_said() {
