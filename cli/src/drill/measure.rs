@@ -29,7 +29,7 @@ pub struct Change {
 pub struct Away {
     /// The longest time without an answer, in milliseconds.
     pub longest_ms: i64,
-    /// By how much that may be wrong, in milliseconds.
+    /// By how much that may be wrong, in milliseconds; what is shorter may not have been seen at all.
     pub error_ms: i64,
     /// All such times together, in milliseconds.
     pub total_ms: i64,
@@ -82,7 +82,9 @@ pub fn away(questions: &[Question], from: i64, until: i64) -> Away {
             gaps.push(gap);
         }
     }
-    let Some(longest) = gaps.iter().max_by_key(|g| g.end - g.start) else { return Away { back: true, ..Away::default() } };
+    let Some(longest) = gaps.iter().max_by_key(|g| g.end - g.start) else {
+        return Away { error_ms: ms(unseen(&all, from)), back: true, ..Away::default() };
+    };
     Away {
         longest_ms: ms(longest.end - longest.start),
         error_ms: ms(longest.error),
@@ -90,6 +92,12 @@ pub fn away(questions: &[Question], from: i64, until: i64) -> Away {
         times: gaps.len(),
         back: gaps.iter().all(|g| g.back),
     }
+}
+
+/// The longest time after `from` between a question and the next one's answer: something that short may have been away unnoticed.
+fn unseen(questions: &[Question], from: i64) -> i64 {
+    let pairs = questions.iter().zip(questions.iter().skip(1));
+    pairs.filter(|(_, next)| next.asked >= from).filter_map(|(one, next)| Some(next.answered? - one.asked)).max().unwrap_or(0)
 }
 
 /// The middle one of all.
@@ -161,7 +169,7 @@ mod tests {
     fn from_the_first_question_without_an_answer_to_the_next_answer() {
         assert_eq!(seen("..xxx..."), (64, 24, 64, 1, true));
         assert_eq!(seen("..x..xx."), (44, 24, 68, 2, true));
-        assert_eq!(seen("........"), (0, 0, 0, 0, true));
+        assert_eq!(seen("........"), (0, 24, 0, 0, true), "or so short that nobody asked meanwhile");
         assert_eq!(seen("......xx"), (880, 20, 880, 1, false), "until the end of what was seen");
     }
 
@@ -229,6 +237,9 @@ mod tests {
             let end = asked + 1_000_000;
             let said = away(&all, a, end);
             prop_assert!(said.times <= 1);
+            if said.times == 0 && all.last().is_some_and(|q| q.asked >= b) {
+                prop_assert!(lasts <= said.error_ms * 1000 + 1000, "{:?} of {} to {}", said, a, b);
+            }
             if said.times == 1 && said.back {
                 let wrong = said.longest_ms * 1000 - lasts;
                 prop_assert!(wrong.abs() <= said.error_ms * 1000 + 1000, "{:?} of {} to {}", said, a, b);
