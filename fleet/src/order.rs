@@ -269,15 +269,18 @@ impl Conductor {
         self.seats.get(host)?.state.as_ref()
     }
 
-    /// Nodes of the cluster that are none of the listed hosts, as one of its servers knows them.
-    pub fn strangers(&self) -> Vec<&Node> {
+    /// Nodes of the cluster that are none of the listed hosts, as one of its servers knows them; None when none of its servers could say.
+    pub fn strangers(&self) -> Option<Vec<&Node>> {
         let nodes = self.seats.iter().filter_map(|s| s.survey.as_ref()).map(|s| &s.nodes).find(|n| !n.is_empty());
+        if nodes.is_none() && self.seats.iter().any(|s| s.is_server() && s.ca().is_some() && s.survey.is_some()) {
+            return None;
+        }
         let listed = |n: &&Node| {
             self.seats.iter().any(|s| {
                 s.listed.name == n.name || s.listed.name == n.address || s.state.as_ref().is_some_and(|state| state.name == n.name)
             })
         };
-        nodes.into_iter().flatten().filter(|n| !listed(n)).collect()
+        Some(nodes.into_iter().flatten().filter(|n| !listed(n)).collect())
     }
 
     /// The user agreed: the changes begin.
@@ -809,9 +812,11 @@ mod tests {
         state.name = "one".into();
         c.heard(0, &FromNode::State(state));
         c.lost(1, Error::failed("no route to host"));
+        c.heard(0, &FromNode::Surveyed(Survey::default()));
+        assert_eq!(c.strangers(), None, "a server that cannot say which nodes there are");
         let nodes = vec![node("one", "10.0.0.1"), node("h2", "10.0.0.2"), node("old", "10.0.0.9")];
         c.heard(0, &FromNode::Surveyed(Survey { nodes, ..Survey::default() }));
-        assert_eq!(c.strangers().iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), ["old"]);
+        assert_eq!(c.strangers().into_iter().flatten().map(|n| n.name.as_str()).collect::<Vec<_>>(), ["old"]);
     }
 
     #[test]

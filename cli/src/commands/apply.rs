@@ -256,7 +256,11 @@ fn in_words(conductor: &Conductor, hosts: &Hosts, plan: bool, file: &Path) -> St
             }
         }
     }
-    for node in conductor.strangers() {
+    let strangers = conductor.strangers();
+    if strangers.is_none() {
+        text.push("Whether the cluster has nodes that are not in the file is unknown: none of its servers could list them in time.".into());
+    }
+    for node in strangers.unwrap_or_default() {
         text.push(format!(
             "{} ({}, {}) is in the cluster and not in the file; it is left alone.\n  To take it out: smartup remove -f {} {}",
             node.name,
