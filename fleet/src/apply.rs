@@ -106,8 +106,8 @@ pub async fn apply(
 
 fn hear(conductor: &mut Conductor, host: HostId, input: Input, watch: &mut impl FnMut(HostId, News<'_>)) -> Vec<Order> {
     match input {
-        Input::Sending { what, sent, size } => {
-            watch(host, News::Sending { what, percent: sent.saturating_mul(100) / size.max(1) });
+        Input::Sending { what, percent } => {
+            watch(host, News::Sending { what, percent });
             Vec::new()
         }
         Input::Said(said) => {

@@ -35,14 +35,12 @@ pub struct Common {
 /// What comes of a conversation.
 #[derive(Debug)]
 pub enum Input {
-    /// A file is on its way: how much of it has been sent, in bytes.
+    /// A file is on its way; said once for each further percent.
     Sending {
         /// What is sent.
         what: &'static str,
-        /// So much of it.
-        sent: u64,
-        /// Of so much.
-        size: u64,
+        /// How much of it, in percent.
+        percent: u64,
     },
     /// The node said something.
     Said(FromNode),
@@ -71,7 +69,7 @@ async fn try_converse(common: &Common, target: &Target, job: Job, orders: Unboun
         let wants = matches!(&message, FromNode::State(State { wants_k3s: true, .. }) | FromNode::WantsK3s);
         if let (true, Some(k3s), true) = (wants, wanted_k3s(common, &job), common.keep) {
             let _permit = common.permits.acquire().await.context("cannot begin")?;
-            upload::send(&connection, k3s, "k3s", |sent| hand(Input::Sending { what: "k3s", sent, size: k3s.size })).await?;
+            upload::send(&connection, k3s, "k3s", |percent| hand(Input::Sending { what: "k3s", percent })).await?;
         }
         hand(Input::Said(message));
         next = read(&mut stdout).await?;
@@ -123,8 +121,7 @@ async fn start(common: &Common, connection: &Connection, job: &Job, hand: &impl 
             Run::Absent { arch } => {
                 let right = common.programs.for_arch(&arch)?;
                 if *right == guess {
-                    upload::send(connection, right, "smartup", |n| hand(Input::Sending { what: "smartup", sent: n, size: right.size }))
-                        .await?;
+                    upload::send(connection, right, "smartup", |percent| hand(Input::Sending { what: "smartup", percent })).await?;
                     sent = Some(right.clone());
                 }
                 program = Some(right.clone());

@@ -95,7 +95,7 @@ pub(crate) fn as_root(connection: &Connection, script: &str) -> String {
     format!("{sudo}sh -c '{script}'")
 }
 
-/// Sends a file, mode 0755. What was sent before under `name` with another content is removed.
+/// Sends a file, mode 0755. What was sent before under `name` with another content is removed. `progress` is told each further percent.
 ///
 /// # Errors
 /// When it cannot be read, sent or written, or arrives damaged.
@@ -129,7 +129,7 @@ pub(crate) async fn send(connection: &Connection, file: &LocalFile, name: &str, 
 async fn copy(file: &LocalFile, process: &mut crate::ssh::Process, progress: impl Fn(u64)) -> std::io::Result<()> {
     let Some(stdin) = process.stdin.as_mut() else { return Ok(()) };
     let mut source = tokio::fs::File::open(&file.path).await?;
-    let (mut buffer, mut sent) = (vec![0; 1 << 16], 0_u64);
+    let (mut buffer, mut sent, mut said) = (vec![0; 1 << 16], 0_u64, None);
     loop {
         let n = source.read(&mut buffer).await?;
         if n == 0 {
@@ -137,7 +137,10 @@ async fn copy(file: &LocalFile, process: &mut crate::ssh::Process, progress: imp
         }
         stdin.write_all(&buffer[..n]).await?;
         sent = sent.saturating_add(u64::try_from(n).unwrap_or(0));
-        progress(sent);
+        let percent = sent.saturating_mul(100) / file.size.max(1);
+        if said.replace(percent) != Some(percent) {
+            progress(percent);
+        }
     }
 }
 
