@@ -69,18 +69,33 @@ impl Objects {
     }
 
     pub(crate) fn remove(&mut self, path: &str) -> Option<Value> {
+        self.version += 1;
         self.by_path.remove(path)
+    }
+
+    /// What a watch of one object says that has seen all up to a version.
+    fn event(&self, path: &str, since: u64) -> Option<Value> {
+        let version = |o: &Value| o["metadata"]["resourceVersion"].as_str()?.parse::<u64>().ok();
+        match self.get(path) {
+            Some(object) => version(object).is_some_and(|v| v > since).then(|| json!({ "type": "MODIFIED", "object": object })),
+            None if self.version > since => {
+                let name = path.rsplit('/').next();
+                Some(json!({ "type": "DELETED", "object": { "metadata": { "name": name, "resourceVersion": self.version.to_string() } } }))
+            }
+            None => None,
+        }
     }
 
     /// Of `/api/v1/pods` also what lies under `/api/v1/namespaces/NAMESPACE/pods/`.
     fn list(&self, path: &str, query: &str) -> Vec<Value> {
         let Some((group, plural)) = path.rsplit_once('/') else { return Vec::new() };
-        let node = query.split('&').find_map(|q| q.strip_prefix("fieldSelector=spec.nodeName%3D"));
+        let field = |name: &str| query.split('&').find_map(|q| q.strip_prefix("fieldSelector=")?.strip_prefix(name)?.strip_prefix("%3D"));
+        let (node, name) = (field("spec.nodeName"), field("metadata.name"));
         let within = |p: &str| {
             p.strip_prefix(group).and_then(|p| p.rsplit_once('/')).is_some_and(|(folder, _)| folder.rsplit('/').next() == Some(plural))
         };
-        let on_node = |o: &Value| node.is_none_or(|n| o["spec"]["nodeName"] == n);
-        self.by_path.iter().filter(|(p, o)| within(p) && on_node(o)).map(|(_, o)| o.clone()).collect()
+        let asked_for = |o: &Value| node.is_none_or(|n| o["spec"]["nodeName"] == n) && name.is_none_or(|n| o["metadata"]["name"] == n);
+        self.by_path.iter().filter(|(p, o)| within(p) && asked_for(o)).map(|(_, o)| o.clone()).collect()
     }
 
     fn answer(&mut self, asked: &Asked) -> (u16, Value) {
@@ -94,8 +109,8 @@ impl Objects {
                 if self.by_path.contains_key(&path) { status(409, "already exists") } else { (201, self.put(&path, body.clone())) }
             }
             ("GET", Some(found)) => (200, found),
-            ("GET", None) if !path.contains("/namespaces/") && !path.contains("/nodes/") => {
-                (200, json!({ "metadata": {}, "items": self.list(path, query) }))
+            ("GET", None) if is_collection(path) => {
+                (200, json!({ "metadata": { "resourceVersion": self.version.to_string() }, "items": self.list(path, query) }))
             }
             (_, None) => status(404, "not found"),
             (_, Some(found)) if other_version(&found) => status(409, "the object has been modified"),
@@ -110,6 +125,14 @@ impl Objects {
             }
             _ => status(405, "method not allowed"),
         }
+    }
+}
+
+/// Whether a path is that of many objects.
+fn is_collection(path: &str) -> bool {
+    match path.split_once("/namespaces/") {
+        Some((_, rest)) => rest.split('/').count() == 2,
+        None => !path.contains("/nodes/"),
     }
 }
 
@@ -141,6 +164,11 @@ impl FakeApi {
     /// Requests so far, `METHOD path`, of the methods that change something.
     pub(crate) fn changes(&self) -> Vec<String> {
         self.inner().log.iter().filter(|a| a.method != "GET").map(|a| format!("{} {}", a.method, a.path)).collect()
+    }
+
+    /// All requests so far, `METHOD path`.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.inner().log.iter().map(|a| format!("{} {}", a.method, a.path)).collect()
     }
 
     /// Asked before the fake's own rules, the latest first.
@@ -176,7 +204,26 @@ impl FakeApi {
             log.push(asked.clone());
             hooks.iter_mut().rev().find_map(|hook| hook(objects, &asked)).unwrap_or_else(|| objects.answer(&asked))
         };
+        if code == 200 && asked.query.contains("watch=true") {
+            return Response::new(Body::from(self.next_event(&asked).await));
+        }
         Response::builder().status(code).body(Body::from(serde_json::to_vec(&answer).unwrap())).unwrap()
+    }
+}
+
+impl FakeApi {
+    /// The next change of the one object that is watched, as a line; nothing when there is none for a minute.
+    async fn next_event(&self, asked: &Asked) -> Vec<u8> {
+        let part = |key: &str| asked.query.split('&').find_map(|q| q.strip_prefix(key)).unwrap_or_default();
+        let path = format!("{}/{}", asked.path, part("fieldSelector=metadata.name%3D"));
+        let since = part("resourceVersion=").parse().unwrap_or(0);
+        for _ in 0..600 {
+            if let Some(event) = self.inner().objects.event(&path, since) {
+                return format!("{event}\n").into_bytes();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        Vec::new()
     }
 }
 

@@ -8,15 +8,17 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease as Object, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::Client;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use kube::runtime::watcher::watch_object;
 use node::{Error, Result};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::ready::{in_words, transient};
@@ -104,6 +106,11 @@ impl Watched {
                 judgement
             }
         }
+    }
+
+    /// When what was seen last expires.
+    fn expires(&self) -> Option<Instant> {
+        self.0.as_ref().map(|(seen, since)| *since + lasts(seen))
     }
 }
 
@@ -210,6 +217,19 @@ impl Seat {
             Err(e) => Err(e),
         }
     }
+
+    /// Waits for a reason to look again: it is free, or has not changed for as long as it lasts. One that cannot be watched is
+    /// looked at as often as its holder renews it.
+    async fn rest(&self, watching: &Api<Object>, watched: &mut Watched) {
+        let mut changes = std::pin::pin!(watch_object(watching.clone(), &self.place.name));
+        while let Some(expires) = watched.expires() {
+            match timeout_at(expires, changes.next()).await {
+                Ok(Some(Ok(lease))) => drop(watched.judge(lease.as_ref(), Instant::now())),
+                Ok(Some(Err(_)) | None) => return sleep(RENEWED).await,
+                Err(_) => return,
+            }
+        }
+    }
 }
 
 /// Why a renewal did not work.
@@ -255,17 +275,18 @@ impl Lease {
         }
     }
 
-    /// Waits until this lease is ours, however long another has it, and whether or not the API answers now. Whoever leads must
-    /// stop when [`lost`](Self::lost) says so.
-    pub async fn lead(client: &Client, namespace: &str, name: &str, holder: &str) -> Self {
+    /// Waits until this lease is ours, however long another has it, and whether or not the API answers now; `watching` is a client
+    /// that bears a minute's silence. One that is given back is taken at once. Whoever leads must stop when [`lost`](Self::lost)
+    /// says so.
+    pub async fn lead(client: &Client, watching: &Client, namespace: &str, name: &str, holder: &str) -> Self {
         let seat = Seat::of(client, Place { namespace: namespace.into(), name: name.into() }, holder.into());
+        let watching = Api::namespaced(watching.clone(), namespace);
         let mut watched = Watched::default();
         loop {
             match seat.look(&mut watched).await {
                 Ok(Look::Ours(lease)) => return lease,
                 Ok(Look::Missed) => {}
-                // an idle cluster is asked as seldom as the holder renews
-                Ok(Look::Alive(_) | Look::Unsure(_)) => sleep(RENEWED).await,
+                Ok(Look::Alive(_) | Look::Unsure(_)) => seat.rest(&watching, &mut watched).await,
                 Err(e) => {
                     tracing::warn!("cannot look at the lease {}: {}", seat.place, in_words(&e));
                     sleep(RENEWED).await;
@@ -533,7 +554,7 @@ mod tests {
         let api = FakeApi::default();
         let lead = |who: &'static str| {
             let client = api.client();
-            async move { Lease::lead(&client, "n", "l", who).await }
+            async move { Lease::lead(&client, &client, "n", "l", who).await }
         };
         let first = lead("a").await;
         assert_eq!(api.get(LEASE).unwrap()["spec"]["holderIdentity"], "a");
@@ -542,24 +563,48 @@ mod tests {
         assert!(!second.is_finished(), "the first is alive");
         first.end().await;
         let second = second.await.unwrap();
-        assert!(began.elapsed() <= Duration::from_secs(100) + RENEWED, "{:?}", began.elapsed());
+        assert!(began.elapsed() <= Duration::from_secs(101), "at once: {:?}", began.elapsed());
         let (third, began) = (tokio::spawn(lead("c")), Instant::now());
         second.renewing.abort();
-        third.await.unwrap();
-        assert!((10..=25).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+        let third = third.await.unwrap();
+        assert!((10..=20).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+        // where it cannot be watched, it is looked at
+        api.on(|_, asked| asked.query.contains("fieldSelector").then(|| status(403, "forbidden")));
+        let (fourth, began) = (tokio::spawn(lead("d")), Instant::now());
+        third.end().await;
+        fourth.await.unwrap();
+        assert!(began.elapsed() <= 2 * RENEWED, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_asks_seldom() {
+        let api = FakeApi::default();
+        let client = api.client();
+        let first = Lease::lead(&client, &client, "n", "l", "a").await;
+        let second = tokio::spawn(async move { Lease::lead(&client, &client, "n", "l", "b").await });
+        sleep(Duration::from_secs(10)).await;
+        let gets = || api.asked().iter().filter(|asked| asked.starts_with("GET ") && asked.ends_with("/l")).count();
+        let before = gets();
+        sleep(Duration::from_secs(600)).await;
+        assert_eq!(gets(), before, "its watch says that the lease is renewed");
+        assert!(!second.is_finished());
+        first.end().await;
+        second.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_cannot_renew_is_told_before_another_can_lead() {
         let api = FakeApi::default();
-        let lease = Lease::lead(&api.client(), "kube-system", "smartup", "a").await;
+        let client = api.client();
+        let lease = Lease::lead(&client, &client, "kube-system", "smartup", "a").await;
         let began = Instant::now();
         sleep(Duration::from_secs(60)).await;
         api.fail("PUT", PATH, 503);
         lease.lost().await;
         let after = began.elapsed().as_secs() - 60;
         assert!(after < LASTS.as_secs(), "{after} s");
-        let lease = Lease::lead(&FakeApi::default().client(), "kube-system", "smartup", "a").await;
+        let client = FakeApi::default().client();
+        let lease = Lease::lead(&client, &client, "kube-system", "smartup", "a").await;
         assert!(tokio::time::timeout(Duration::from_secs(60), lease.lost()).await.is_err(), "who renews it leads on");
     }
 
