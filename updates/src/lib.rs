@@ -17,7 +17,7 @@ mod zone;
 
 pub use assign::{Asked, assign};
 pub use item::{Item, suggestion};
-pub use package::{Bans, PackageName};
+pub use package::{Bans, Names, PackageName};
 pub use patch_name::PatchName;
 pub use policy::{Policy, Stage};
 pub use schedule::Schedule;

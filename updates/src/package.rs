@@ -1,6 +1,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use cluster::Invalid;
 
@@ -8,8 +9,10 @@ use crate::text::text_type;
 
 /// One build of a package: `<name>-<version>-<release>.<arch>` as rpm prints it (7.4.4), with `<epoch>:` before the version
 /// if it has one, or Debian's `<name>=<version>`, with `:<arch>` after the name if need be.
+///
+/// Clones share their text: thousands of nodes lack the same packages.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PackageName(Form);
+pub struct PackageName(Arc<Form>);
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Form {
@@ -46,19 +49,27 @@ const RPM_ARCHES: [&str; 21] = [
 impl PackageName {
     /// The package's name without its version.
     pub fn name(&self) -> &str {
-        match &self.0 {
+        match &*self.0 {
             Form::Rpm { name, .. } | Form::Debian { name, .. } => name,
         }
     }
 
     /// Without what a ban may leave out: the epoch, or Debian's architecture.
     fn bare(&self) -> Self {
-        let mut form = self.0.clone();
-        match &mut form {
-            Form::Rpm { epoch, .. } => *epoch = None,
-            Form::Debian { arch, .. } => *arch = None,
+        let mut bare = self.clone();
+        match &*self.0 {
+            Form::Rpm { epoch: None, .. } | Form::Debian { arch: None, .. } => {}
+            _ => match Arc::make_mut(&mut bare.0) {
+                Form::Rpm { epoch, .. } => *epoch = None,
+                Form::Debian { arch, .. } => *arch = None,
+            },
         }
-        Self(form)
+        bare
+    }
+
+    /// Whether nobody else has the text.
+    fn alone(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
     }
 
     fn rpm(s: &str) -> Result<Form, String> {
@@ -111,13 +122,39 @@ pub struct Bans<'a>(HashSet<&'a PackageName>);
 impl Bans<'_> {
     /// Whether `package` is one of them.
     pub fn include(&self, package: &PackageName) -> bool {
-        self.0.contains(package) || self.0.contains(&package.bare())
+        !self.0.is_empty() && (self.0.contains(package) || self.0.contains(&package.bare()))
     }
 }
 
 impl<'a> FromIterator<&'a PackageName> for Bans<'a> {
     fn from_iter<I: IntoIterator<Item = &'a PackageName>>(packages: I) -> Self {
         Self(packages.into_iter().collect())
+    }
+}
+
+/// Makes equal names one in memory.
+#[derive(Debug, Default)]
+pub struct Names {
+    known: HashSet<PackageName>,
+    /// How many were in use when it was last looked.
+    used: usize,
+}
+
+impl Names {
+    /// So many are kept before it is looked for those that nobody else has any more.
+    const FEW: usize = 1024;
+
+    /// The name that is equal to this one and was here first.
+    pub fn one(&mut self, name: &PackageName) -> PackageName {
+        if let Some(known) = self.known.get(name) {
+            return known.clone();
+        }
+        if self.known.len() > 2 * self.used + Self::FEW {
+            self.known.retain(|known| !known.alone());
+            self.used = self.known.len();
+        }
+        self.known.insert(name.clone());
+        name.clone()
     }
 }
 
@@ -148,13 +185,13 @@ impl FromStr for PackageName {
             Some((name, version)) => Self::debian(name, version),
             None => Self::rpm(s),
         };
-        form.map(Self).map_err(|why| Invalid::new("package", s, why))
+        form.map(|form| Self(Arc::new(form))).map_err(|why| Invalid::new("package", s, why))
     }
 }
 
 impl fmt::Display for PackageName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &*self.0 {
             Form::Rpm { name, epoch, version, release, arch } => {
                 write!(f, "{name}-")?;
                 epoch.map_or(Ok(()), |e| write!(f, "{e}:"))?;
@@ -179,3 +216,21 @@ text_type!(
     max: LONGEST,
     "A build of a package: <name>-<version>-<release>.<arch>, as in bash-4.2.46-34.vl7.x86_64, or Debian's <name>=<version>."
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_names_are_one_and_those_of_nobody_are_forgotten() {
+        let name = |n: usize| format!("bash={n}").parse::<PackageName>().unwrap();
+        let mut names = Names::default();
+        let (a, b) = (names.one(&name(1)), names.one(&name(1)));
+        assert!(Arc::ptr_eq(&a.0, &b.0));
+        for n in 2..10_000 {
+            names.one(&name(n));
+        }
+        assert!(names.known.len() <= 2 * Names::FEW, "{}", names.known.len());
+        assert!(Arc::ptr_eq(&names.one(&name(1)).0, &a.0), "one that is in use is kept");
+    }
+}
