@@ -55,15 +55,7 @@ impl Objects<'_> {
     /// When the API does not say.
     pub async fn kind(&self, gvk: &GroupVersionKind) -> Result<Option<(ApiResource, Scope)>> {
         let what = format!("looking for {} of {}", gvk.kind, gvk.api_version());
-        self.ask(&what, async || match pinned_kind(&self.client, gvk).await {
-            Ok((resource, capabilities)) => Ok(Some((resource, capabilities.scope))),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-            Err(kube::Error::Discovery(
-                DiscoveryError::MissingKind(_) | DiscoveryError::MissingResource(_) | DiscoveryError::EmptyApiGroup(_),
-            )) => Ok(None),
-            Err(e) => Err(e),
-        })
-        .await
+        self.ask(&what, async || served_as(&self.client, gvk).await).await
     }
 
     /// Where an object is, or would be. An object that names no namespace is in `default`, as kubectl has it.
@@ -240,4 +232,56 @@ fn same(before: &DynamicObject, now: &DynamicObject) -> bool {
         value
     };
     wish(before) == wish(now)
+}
+
+async fn served_as(client: &Client, gvk: &GroupVersionKind) -> kube::Result<Option<(ApiResource, Scope)>> {
+    match pinned_kind(client, gvk).await {
+        Ok((resource, capabilities)) => Ok(Some((resource, capabilities.scope))),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        Err(kube::Error::Discovery(
+            DiscoveryError::MissingKind(_) | DiscoveryError::MissingResource(_) | DiscoveryError::EmptyApiGroup(_),
+        )) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::super::ADMISSION_POLICY;
+    use super::*;
+
+    /// What an API says of admissionregistration.k8s.io/v1.
+    async fn asked(code: u16, says: Value) -> kube::Result<Option<(ApiResource, Scope)>> {
+        let service = tower::service_fn(move |request: Request<Body>| {
+            assert_eq!(request.uri().path(), "/apis/admissionregistration.k8s.io/v1");
+            let answer = Response::builder().status(code).body(Body::from(says.to_string().into_bytes()));
+            std::future::ready(Ok::<_, Infallible>(answer.unwrap()))
+        });
+        let [group, version, kind] = ADMISSION_POLICY;
+        served_as(&Client::new(service, "default"), &GroupVersionKind::gvk(group, version, kind)).await
+    }
+
+    #[tokio::test]
+    async fn the_cluster_itself_says_whether_it_has_admission_policies() {
+        let resource =
+            |plural: &str, kind: &str| json!({ "name": plural, "singularName": "", "namespaced": false, "kind": kind, "verbs": ["get"] });
+        let list = |more: &[Value]| {
+            let hooks = [resource("validatingwebhookconfigurations", "ValidatingWebhookConfiguration")];
+            let all: Vec<_> = hooks.iter().chain(more).collect();
+            json!({ "kind": "APIResourceList", "groupVersion": "admissionregistration.k8s.io/v1", "resources": all })
+        };
+        let policies = resource("validatingadmissionpolicies", "ValidatingAdmissionPolicy");
+        let (found, scope) = asked(200, list(&[policies])).await.unwrap().unwrap();
+        assert_eq!((found.plural.as_str(), scope), ("validatingadmissionpolicies", Scope::Cluster));
+        assert!(asked(200, list(&[])).await.unwrap().is_none(), "Kubernetes 1.20 has the group, but not this");
+        let no = |code: u16| json!({ "kind": "Status", "metadata": {}, "status": "Failure", "message": "no", "reason": "", "code": code });
+        assert!(asked(404, no(404)).await.unwrap().is_none());
+        assert!(asked(503, no(503)).await.is_err(), "who does not answer has not said no");
+    }
 }

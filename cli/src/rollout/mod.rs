@@ -35,8 +35,11 @@ fn manifest(named: Option<&str>, admission_policy: bool, image: impl FnOnce() ->
     }
 }
 
-/// Whether the API can say that an agent writes of its own node only.
+/// The kind with which the API can say that an agent writes of its own node only: from Kubernetes 1.30 on.
+const ADMISSION_POLICY: [&str; 3] = ["admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy"];
+
+/// Whether the API has it.
 async fn has_admission_policies(objects: &api::Objects<'_>) -> Result<bool> {
-    let gvk = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy");
-    Ok(objects.kind(&gvk).await?.is_some())
+    let [group, version, kind] = ADMISSION_POLICY;
+    Ok(objects.kind(&GroupVersionKind::gvk(group, version, kind)).await?.is_some())
 }
