@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use k8s_openapi::api::core::v1::Node;
-use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{Api, DynamicObject, ListParams, ObjectList, Patch, PatchParams, Request};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::error::DiscoveryError;
 use kube::{Client, Config, ResourceExt as _, discovery};
@@ -12,6 +12,7 @@ use node::{Context as _, Error, Result};
 use serde_json::Value;
 use updates::names::{FIELD_MANAGER, GROUP, INSTANCE, NAMESPACE};
 
+use super::reports::{Reported, Reports, reports};
 use crate::commands::kubeconfig::admin_of_a_server;
 use crate::remote::{Connect, Remote};
 
@@ -101,6 +102,18 @@ impl Objects {
     pub async fn manager(&self) -> Result<DynamicObject> {
         let found = self.managers.get_opt(INSTANCE).await.map_err(|e| api_error("cannot read the UpdateManager", e))?;
         found.ok_or_else(missing)
+    }
+
+    /// What the nodes' agents have reported, as the API server has it in memory; nothing with a vendor's operator.
+    ///
+    /// # Errors
+    /// When the API does not answer.
+    pub async fn reports(&self) -> Result<Reports> {
+        let Some(api) = &self.node_updates else { return Ok(Reports::new()) };
+        let request = Request::new(api.resource_url()).list(&ListParams::default().match_any()).map_err(kube::Error::BuildRequest);
+        let list = async || api.clone().into_client().request::<ObjectList<Reported>>(request?).await;
+        let list = list().await.map_err(|e| api_error("cannot read the NodeUpdates", e))?;
+        Ok(reports(list.items))
     }
 
     /// All `NodeUpdates`; none with a vendor's operator.

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use kube::ResourceExt as _;
-use kube::api::DynamicObject;
+use kube::api::{DynamicObject, ObjectMeta};
+use serde::Deserialize;
 use serde_json::Value;
 use updates::Item;
 
@@ -32,9 +32,34 @@ impl Report {
     }
 }
 
+/// Of a `NodeUpdate`, what a report is made of. What there is to be installed is read over, not kept: of thousands of nodes it is
+/// hundreds of megabytes.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Reported {
+    metadata: ObjectMeta,
+    status: Option<ReportedStatus>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ReportedStatus {
+    reported_at: Option<String>,
+    packages: Option<Look>,
+    patches: Option<Look>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Look {
+    error: Option<String>,
+}
+
 /// All reports.
-pub fn reports(updates: &[DynamicObject]) -> Reports {
-    updates.iter().filter_map(|u| Some((u.name_any(), Report::of(u)?))).collect()
+pub fn reports(updates: Vec<Reported>) -> Reports {
+    let report = |status: ReportedStatus| {
+        let looks = [status.packages, status.patches].into_iter().flatten();
+        Some(Report { at: status.reported_at?.parse().ok()?, errors: looks.filter_map(|look| look.error).collect() })
+    };
+    updates.into_iter().filter_map(|update| Some((update.metadata.name?, report(update.status?)?))).collect()
 }
 
 /// What can be installed on any node, each once.
@@ -43,4 +68,28 @@ pub fn available(updates: &[DynamicObject]) -> Vec<Item> {
     let entries = lists.flatten().filter_map(|list| list.get("available")?.as_array()).flatten();
     let names: BTreeSet<_> = entries.filter_map(|e| e.get("name").and_then(Value::as_str)).collect();
     names.into_iter().filter_map(|n| n.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn both_ways_to_read_a_report_say_the_same() {
+        let all = [
+            json!({ "reportedAt": "2026-11-21T10:00:00Z", "packages": { "error": "no mirror", "available": [{ "name": "a" }] }, "patches": {} }),
+            json!({ "reportedAt": "2026-11-21T10:00:00Z", "kernel": "6.1" }),
+            json!({ "reportedAt": "soon" }),
+            json!({}),
+            Value::Null,
+        ];
+        for status in all {
+            let object = json!({ "metadata": { "name": "n" }, "status": status });
+            let dynamic: DynamicObject = serde_json::from_value(object.clone()).unwrap();
+            let small = reports(vec![serde_json::from_value(object).unwrap()]);
+            assert_eq!(small.get("n"), Report::of(&dynamic).as_ref());
+        }
+    }
 }
