@@ -40,7 +40,7 @@ pub fn manifest(image: &Reference, admission_policy: bool) -> Result<String> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -86,5 +86,41 @@ mod tests {
         assert!(!kinds.contains_key("ValidatingAdmissionPolicy"), "Kubernetes before 1.30 would refuse it");
         assert!(documents(true).iter().any(|d| d["kind"] == "ValidatingAdmissionPolicyBinding"));
         assert_eq!(job_name(), format!("vz-maintenance-deployment-job-v{VERSION}"));
+    }
+
+    /// What the admission policy says of a request, by Kubernetes' own language; None = it is not asked.
+    fn admitted(request: &Value) -> Option<bool> {
+        let documents = documents(true);
+        let policy = documents.iter().find(|d| d["kind"] == "ValidatingAdmissionPolicy").unwrap();
+        let hold = |list: &str| {
+            let hold = |rule: &Value| {
+                let mut context = cel::Context::default();
+                context.add_variable("request", request).unwrap();
+                match cel::Program::compile(rule["expression"].as_str().unwrap()).unwrap().execute(&context).unwrap() {
+                    cel::Value::Bool(holds) => holds,
+                    other => panic!("{other:?} of {rule}"),
+                }
+            };
+            policy["spec"][list].as_array().unwrap().iter().all(hold)
+        };
+        hold("matchConditions").then(|| hold("validations"))
+    }
+
+    #[test]
+    fn an_agent_is_admitted_to_its_own_nodes_update() {
+        let of = |account: &str, extra: Value| {
+            let name = format!("system:serviceaccount:{}:{account}", names::NAMESPACE);
+            json!({ "name": "n1", "operation": "UPDATE", "userInfo": { "username": name, "extra": extra } })
+        };
+        let on = |node: &str| json!({ "authentication.kubernetes.io/node-name": [node], "authentication.kubernetes.io/pod-name": ["p"] });
+        assert_eq!(admitted(&of("smartup-agent", on("n1"))), Some(true));
+        for no in [on("n2"), json!({}), json!({ "authentication.kubernetes.io/pod-name": ["n1"] }), on("")] {
+            assert_eq!(admitted(&of("smartup-agent", no.clone())), Some(false), "{no}");
+        }
+        // a token of a Kubernetes that does not say where the pod is
+        let mut without = of("smartup-agent", Value::Null);
+        without["userInfo"].as_object_mut().unwrap().remove("extra");
+        assert_eq!(admitted(&without), Some(false));
+        assert_eq!(admitted(&of("smartup-controller", json!({}))), None, "others have roles of their own");
     }
 }
