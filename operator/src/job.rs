@@ -1,12 +1,14 @@
 //! The deployment job: ends when the operator works.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, ListParams};
+use kube::Resource as _;
+use kube::api::{Api, ListParams, ObjectList, ObjectMeta, Request};
 use node::{Error, Result};
+use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use updates::api::{NodeUpdate, crds};
 use updates::names;
@@ -16,6 +18,21 @@ use crate::{LEASE, VERSION};
 
 /// How often to look.
 const LOOK: Duration = Duration::from_secs(2);
+/// A look at thousands of nodes takes a while: no more of the time than one part in so many is spent with it.
+const SELDOM: u32 = 10;
+
+/// Of a `NodeUpdate`, what tells whether its agent has reported: all else is read over, not kept.
+#[derive(Debug, Clone, Deserialize)]
+struct Reported {
+    metadata: ObjectMeta,
+    status: Option<ReportedBy>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ReportedBy {
+    agent_version: String,
+}
 
 /// What there is of the operator.
 struct Found {
@@ -57,6 +74,7 @@ pub async fn job(stop: &CancellationToken) -> Result<()> {
     let mut lease = None;
     let mut said = String::new();
     loop {
+        let began = Instant::now();
         let missing = match look(&clients, &mut lease).await {
             Ok(found) => missing(&found),
             Err(e) => Some(format!("the API cannot be asked: {}", k3s::in_words(&e))),
@@ -70,7 +88,7 @@ pub async fn job(stop: &CancellationToken) -> Result<()> {
             said = missing;
         }
         tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(LOOK.max(began.elapsed() * SELDOM)) => {}
             () = stop.cancelled() => return Err(Error::failed(format!("told to stop while waiting: {said}"))),
         }
     }
@@ -96,9 +114,10 @@ async fn look(clients: &Clients, before: &mut Option<LeaseSpec>) -> Result<Found
     let nodes = Api::<Node>::all(client.clone()).list_metadata(&ListParams::default()).await?;
     let nodes = nodes.items.iter().map(kube::ResourceExt::name_any).collect();
     let reported = if established.len() == crds().len() {
-        let of = Api::<NodeUpdate>::namespaced(client.clone(), names::NAMESPACE).list(&ListParams::default()).await?;
-        let ours = of.items.iter().filter(|n| n.status.as_ref().is_some_and(|s| s.agent_version == VERSION));
-        ours.map(kube::ResourceExt::name_any).collect()
+        let request = Request::new(NodeUpdate::url_path(&(), Some(names::NAMESPACE))).list(&ListParams::default());
+        let all: ObjectList<Reported> = client.request(request.map_err(kube::Error::BuildRequest)?).await?;
+        let ours = all.items.into_iter().filter(|n| n.status.as_ref().is_some_and(|s| s.agent_version == VERSION));
+        ours.filter_map(|n| n.metadata.name).collect()
     } else {
         Vec::new()
     };
