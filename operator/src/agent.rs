@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt as _;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use node::Result;
@@ -52,12 +53,20 @@ fn storage_services(units: &Path) -> Vec<String> {
     found.into_iter().collect()
 }
 
+/// How often the agent of this node says so: up to an hour more often than others, so that those that reported at once, as all do
+/// after a change that concerns all, do not do so for ever.
+fn own_pace(node: &str) -> SignedDuration {
+    let minutes = node.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into())) % 60;
+    REPORT - SignedDuration::from_mins(minutes.into())
+}
+
 /// The status that is to be written over what there is; None when that says it already, and lately.
 fn due(object: &NodeUpdate, seen: &Seen, now: Timestamp) -> Option<NodeUpdateStatus> {
+    let pace = own_pace(&object.name_any());
     let fresh = |status: &NodeUpdateStatus| {
         let age = now.duration_since(status.reported_at.0);
         // a time in the future comes from a clock that was set back
-        age < REPORT && age > -REPORT
+        age < pace && age > -pace
     };
     let before = object.status.as_ref();
     let status = NodeUpdateStatus {
@@ -94,6 +103,8 @@ pub async fn agent(pod: &Pod, stop: &CancellationToken) -> Result<()> {
     let mut object: Option<NodeUpdate> = None;
     let mut pause = BEAT;
     loop {
+        // also while the API is away
+        pulse.beat();
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             change = changes.next() => match change {
@@ -106,7 +117,6 @@ pub async fn agent(pod: &Pod, stop: &CancellationToken) -> Result<()> {
             },
             () = tokio::time::sleep(pause) => {}
         }
-        pulse.beat();
         pause = BEAT;
         let Some(status) = object.as_ref().and_then(|o| due(o, &Seen::look(Path::new(HOST)), Timestamp::now())) else {
             if object.is_some() {
@@ -156,6 +166,12 @@ mod tests {
         assert!(due(&object, &Seen { storage_services: vec!["vstorage-mdsd.service".into()], ..seen.clone() }, at(0)).is_some());
         object.spec.check = "b".into();
         assert_eq!(due(&object, &seen, at(0)).unwrap().check, "b");
+    }
+
+    #[test]
+    fn agents_that_report_at_once_do_not_always() {
+        let paces: BTreeSet<_> = (0..5000).map(|n| own_pace(&format!("node{n}.example.local"))).collect();
+        assert_eq!((paces.len(), paces.first(), paces.last()), (60, Some(&SignedDuration::from_mins(181)), Some(&REPORT)));
     }
 
     #[test]
