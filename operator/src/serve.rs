@@ -52,6 +52,11 @@ impl Pulse {
         self.ready.store(true, Ordering::Relaxed);
     }
 
+    /// It is told to stop, and does nothing new.
+    pub(crate) fn stops(&self) {
+        self.ready.store(false, Ordering::Relaxed);
+    }
+
     /// The answer to a path, at this time.
     fn answer(&self, path: &str, now: Instant) -> (StatusCode, String) {
         let since = now.saturating_duration_since(*self.beat.lock().unwrap_or_else(PoisonError::into_inner));
@@ -59,7 +64,7 @@ impl Pulse {
             "/healthz" if since > HANGS => (StatusCode::SERVICE_UNAVAILABLE, format!("nothing was done for {} s\n", since.as_secs())),
             "/readyz" if !self.ready.load(Ordering::Relaxed) => {
                 let waits = now.saturating_duration_since(self.began).as_secs();
-                (StatusCode::SERVICE_UNAVAILABLE, format!("not ready since its start {waits} s ago\n"))
+                (StatusCode::SERVICE_UNAVAILABLE, format!("not ready; it was started {waits} s ago\n"))
             }
             "/healthz" | "/readyz" => (StatusCode::OK, "ok\n".into()),
             "/metrics" => {
@@ -142,5 +147,7 @@ mod tests {
         assert_eq!(pulse.answer("/healthz", now + 2 * BEAT).0, StatusCode::OK);
         assert_eq!(pulse.answer("/healthz", now + HANGS + BEAT).0, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(pulse.answer("/", now).0, StatusCode::NOT_FOUND);
+        pulse.stops();
+        assert_eq!((pulse.answer("/readyz", now).0, pulse.answer("/healthz", now).0), (StatusCode::SERVICE_UNAVAILABLE, StatusCode::OK));
     }
 }

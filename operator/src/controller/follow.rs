@@ -37,7 +37,7 @@ impl<T: PartialEq> Known<T> {
     }
 
     /// Takes what a watch says; answers whether anything is different now.
-    fn take<K: Resource>(&self, event: Event<K>, keep: impl Fn(&K) -> T) -> bool {
+    fn take<K: Resource>(&self, event: Event<K>, mut keep: impl FnMut(&K) -> T) -> bool {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Apply(object) => {
@@ -69,7 +69,7 @@ impl<T: PartialEq> Known<T> {
         &self,
         what: &'static str,
         watch: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
-        keep: impl Fn(&K) -> T + Send + 'static,
+        mut keep: impl FnMut(&K) -> T + Send + 'static,
         changed: &Arc<Notify>,
     ) where
         K: Resource + Send + 'static,
@@ -81,7 +81,7 @@ impl<T: PartialEq> Known<T> {
             while let Some(event) = watch.next().await {
                 match event {
                     Ok(event) => {
-                        if known.take(event, &keep) {
+                        if known.take(event, &mut keep) {
                             changed.notify_one();
                         }
                     }

@@ -2,31 +2,35 @@
 
 mod follow;
 mod metrics;
+mod pace;
 mod plan;
 mod view;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use k3s::Lease;
 use k8s_openapi::api::core::v1::{Event, EventSource, Node, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta, Patch, PatchParams, PostParams, Request};
 use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Client, Resource as _};
 use node::{Error, Result};
+use serde::Serialize;
+use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use updates::api::{NodeUpdate, UpdateManager};
+use updates::api::{NodeUpdate, UpdateManager, UpdateManagerStatus};
 use updates::names;
 
 use self::follow::Known;
 use self::metrics::Metrics;
-use self::plan::{Cluster, News, Plan, plan};
-use self::view::{ManagerView, NodeView, node_update};
+use self::pace::{Pace, size};
+use self::plan::{Change, Cluster, News, Plan, Standing, plan};
+use self::view::{ManagerView, NodeView, node_updates};
 use crate::client::Clients;
 use crate::serve::{BEAT, Pulse, registry};
 use crate::{LEASE, Pod, VERSION};
@@ -38,7 +42,7 @@ const RETRY: Duration = Duration::from_secs(5);
 /// A watch ends by itself after so many seconds and is begun anew: one whose server died would be silent for ever.
 const WATCH: u32 = 60;
 /// Writes at once.
-const WRITES: usize = 8;
+const WRITES: usize = 16;
 
 /// Leads when no other does, until it is told to stop.
 ///
@@ -52,7 +56,7 @@ pub async fn controller(pod: &Pod, stop: &CancellationToken) -> Result<()> {
     pulse.serve().await?;
     tracing::info!(pod = pod.name, node = pod.node, version = VERSION, "the controller runs");
     pulse.ready();
-    let mut lead = std::pin::pin!(Lease::lead(&clients.asking, names::NAMESPACE, LEASE, &pod.name));
+    let mut lead = std::pin::pin!(Lease::lead(&clients.asking, &clients.watching, names::NAMESPACE, LEASE, &pod.name));
     let lease = loop {
         tokio::select! {
             lease = &mut lead => break lease,
@@ -62,12 +66,13 @@ pub async fn controller(pod: &Pod, stop: &CancellationToken) -> Result<()> {
     };
     tracing::info!("this controller leads");
     metrics.leads.set(1);
-    let leader = Leader::new(&clients, pod, metrics);
+    let leader = Leader::new(&clients, pod, metrics, pulse.clone());
     let ended = tokio::select! {
-        () = leader.lead(&lease, &pulse) => Ok(()),
+        () = leader.lead(&lease) => Ok(()),
         () = lease.lost() => Err(Error::failed("another controller leads, or may soon: the lease could not be renewed")),
         () = stop.cancelled() => Ok(()),
     };
+    pulse.stops();
     // the next one need not wait until it has expired
     lease.end().await;
     ended
@@ -80,15 +85,27 @@ struct Leader {
     managers: Known<ManagerView>,
     changed: Arc<Notify>,
     node_updates: Api<NodeUpdate>,
-    statuses: Api<UpdateManager>,
     client: Client,
     pod: Pod,
     metrics: Metrics,
+    pulse: Arc<Pulse>,
+}
+
+/// Something that is to be written to a node's `NodeUpdate`.
+enum Write<'a> {
+    Create(&'a NodeUpdate),
+    Change(&'a Change),
+}
+
+/// The status as it is written: as it is in memory, not copied once more.
+#[derive(Debug, Serialize)]
+struct StatusPatch<'a> {
+    status: &'a UpdateManagerStatus,
 }
 
 impl Leader {
     /// Begins to watch.
-    fn new(clients: &Clients, pod: &Pod, metrics: Metrics) -> Self {
+    fn new(clients: &Clients, pod: &Pod, metrics: Metrics, pulse: Arc<Pulse>) -> Self {
         let watching = &clients.watching;
         let changed = Arc::new(Notify::new());
         let (nodes, updates, managers) = (Known::new(), Known::new(), Known::new());
@@ -96,7 +113,7 @@ impl Leader {
         let api = Api::<PartialObjectMeta<Node>>::all(watching.clone());
         nodes.follow("nodes", watcher::watcher(api, config()).default_backoff(), NodeView::of, &changed);
         let api = Api::<NodeUpdate>::namespaced(watching.clone(), names::NAMESPACE);
-        updates.follow("NodeUpdates", watcher::watcher(api, config()).default_backoff(), node_update, &changed);
+        updates.follow("NodeUpdates", watcher::watcher(api, config()).default_backoff(), node_updates(), &changed);
         let api = Api::<DynamicObject>::namespaced_with(watching.clone(), names::NAMESPACE, &ApiResource::erase::<UpdateManager>(&()));
         let only = config().fields(&format!("metadata.name={}", names::INSTANCE));
         managers.follow("the UpdateManager", watcher::watcher(api, only).default_backoff(), ManagerView::of, &changed);
@@ -106,24 +123,24 @@ impl Leader {
             managers,
             changed,
             node_updates: Api::namespaced(clients.asking.clone(), names::NAMESPACE),
-            statuses: Api::namespaced(clients.asking.clone(), names::NAMESPACE),
             client: clients.asking.clone(),
             pod: pod.clone(),
             metrics,
+            pulse,
         }
     }
 
     /// Compares and writes whenever something has changed; and as time goes by, since windows open and delays pass.
-    async fn lead(&self, lease: &Lease, pulse: &Pulse) {
-        let mut pause = BEAT;
+    async fn lead(&self, lease: &Lease) {
+        let (mut pause, mut pace) = (BEAT, Pace::default());
         loop {
             tokio::select! {
                 () = self.changed.notified() => tokio::time::sleep(GATHER).await,
                 () = tokio::time::sleep(pause) => {}
             }
-            pulse.beat();
-            pause = match self.pass(lease).await {
-                Ok(()) => BEAT,
+            self.pulse.beat();
+            pause = match self.pass(lease, &mut pace).await {
+                Ok(pause) => pause,
                 Err(e) => {
                     tracing::warn!("{}", e.chain());
                     RETRY
@@ -138,62 +155,85 @@ impl Leader {
         Some(Cluster { manager, nodes: self.nodes.all()?, updates: self.updates.all()? })
     }
 
-    async fn pass(&self, lease: &Lease) -> Result<()> {
-        let Some(cluster) = self.cluster() else { return Ok(()) };
+    /// Answers after how long the next is due, whether or not something changes.
+    async fn pass(&self, lease: &Lease, pace: &mut Pace) -> Result<Duration> {
+        let Some(cluster) = self.cluster() else { return Ok(BEAT) };
         let began = Instant::now();
-        let plan = plan(&cluster, Timestamp::now());
+        let mut plan = plan(&cluster, Timestamp::now());
         self.metrics.passes.observe(began.elapsed().as_secs_f64());
-        if let Some(status) = plan.status.as_ref().or(cluster.manager.as_ref().map(|m| &m.status)) {
+        if let Some(status) = plan.standing.as_ref().map(|s| &s.status).or(cluster.manager.as_ref().map(|m| &m.status)) {
             self.metrics.show(status);
         }
-        if plan.is_empty() {
-            return Ok(());
+        let rest = pace.left(Instant::now());
+        let waits = !rest.is_zero() && plan.standing.take_if(|s| !s.awaited).is_some();
+        if !plan.is_empty() {
+            lease.still_ours().await?;
+            self.write(&cluster, &plan, pace)
+                .await
+                .map_err(|e| Error::failed(format!("the API did not take all: {}", k3s::in_words(&e))))?;
         }
-        lease.still_ours().await?;
-        let failed = self.write(&plan).await;
-        for news in &plan.news {
-            self.say(&cluster, news).await;
-        }
-        match failed {
-            None => Ok(()),
-            Some(e) => Err(Error::failed(format!("the API did not take all: {}", k3s::in_words(&e)))),
-        }
+        Ok(if waits { rest } else { BEAT })
     }
 
-    /// Writes all of it; answers with the first failure.
-    async fn write(&self, plan: &Plan) -> Option<kube::Error> {
-        let ours = PostParams { field_manager: Some(names::CONTROLLER_MANAGER.into()), ..PostParams::default() };
-        let create = |update: &NodeUpdate| {
-            let (api, ours, update) = (&self.node_updates, &ours, update.clone());
-            async move { api.create(ours, &update).await.map(drop) }
+    /// Writes all of it, or as much as there is before the API is away; answers with the first failure.
+    async fn write(&self, cluster: &Cluster, plan: &Plan, pace: &mut Pace) -> kube::Result<()> {
+        let standing = match &plan.standing {
+            Some(standing) => self.write_status(cluster, standing, pace).await,
+            None => Ok(()),
         };
-        let change = |(name, spec): &(String, updates::api::NodeUpdateSpec)| {
-            let (api, name, patch) = (&self.node_updates, name.clone(), json!({ "spec": spec }));
-            async move { api.patch(&name, &PatchParams::apply(names::CONTROLLER_MANAGER), &Patch::Merge(&patch)).await.map(drop) }
+        let writes = plan.create.iter().map(Write::Create).chain(plan.change.iter().map(Write::Change));
+        let results = futures::stream::iter(writes.map(|write| self.write_one(cluster, write))).buffer_unordered(WRITES);
+        let others = results.map(|done| match done {
+            Err(e) if k3s::transient(&e) => Err(e),
+            done => Ok(done),
+        });
+        let others = others.try_fold(Ok(()), |first, done| std::future::ready(Ok(first.and(done)))).await;
+        standing.and(others.and_then(|done| done))
+    }
+
+    async fn write_status(&self, cluster: &Cluster, standing: &Standing, pace: &mut Pace) -> kube::Result<()> {
+        let api = Request::new(UpdateManager::url_path(&(), Some(names::NAMESPACE)));
+        let (how, patch) = (PatchParams::apply(names::CONTROLLER_MANAGER), Patch::Merge(StatusPatch { status: &standing.status }));
+        let request = api.patch_subresource("status", names::INSTANCE, &how, &patch).map_err(kube::Error::BuildRequest)?;
+        // the answer is as large as what was written, and the watch says it again
+        self.counted(self.client.request::<IgnoredAny>(request).await.map(drop))?;
+        pace.wrote(size(&standing.status), Instant::now());
+        futures::stream::iter(&standing.news).for_each_concurrent(WRITES, |news| self.say(cluster, news)).await;
+        Ok(())
+    }
+
+    async fn write_one(&self, cluster: &Cluster, write: Write<'_>) -> kube::Result<()> {
+        let done = match write {
+            Write::Create(update) => {
+                let ours = PostParams { field_manager: Some(names::CONTROLLER_MANAGER.into()), ..PostParams::default() };
+                self.node_updates.create(&ours, update).await.map(drop)
+            }
+            Write::Change(Change { node, spec, .. }) => {
+                let (how, patch) = (PatchParams::apply(names::CONTROLLER_MANAGER), json!({ "spec": spec }));
+                self.node_updates.patch_metadata(node, &how, &Patch::Merge(&patch)).await.map(drop)
+            }
         };
-        let created = futures::stream::iter(plan.create.iter().map(create)).buffer_unordered(WRITES).collect::<Vec<_>>().await;
-        let changed = futures::stream::iter(plan.change.iter().map(change)).buffer_unordered(WRITES).collect::<Vec<_>>().await;
-        let mut results: Vec<_> = created.into_iter().chain(changed).collect();
-        if let Some(status) = &plan.status {
-            let patch = Patch::Merge(json!({ "status": status }));
-            let done = self.statuses.patch_status(names::INSTANCE, &PatchParams::apply(names::CONTROLLER_MANAGER), &patch).await;
-            results.push(done.map(drop));
+        self.pulse.beat();
+        self.counted(done)?;
+        if let Write::Change(Change { news: Some(news), .. }) = write {
+            self.say(cluster, news).await;
         }
-        let mut first = None;
-        for result in results {
-            match result {
-                Ok(()) => {
-                    self.metrics.writes.inc();
-                }
-                // it is there, or gone, by now: the watch says so
-                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
-                Err(e) => {
-                    self.metrics.failures.inc();
-                    first = first.or(Some(e));
-                }
+        Ok(())
+    }
+
+    /// Counts a write. An object that is there already, or gone by now, is no failure: the watch says so.
+    fn counted(&self, done: kube::Result<()>) -> kube::Result<()> {
+        match done {
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            Ok(()) => {
+                self.metrics.writes.inc();
+                Ok(())
+            }
+            Err(e) => {
+                self.metrics.failures.inc();
+                Err(e)
             }
         }
-        first
     }
 
     /// An Event on a node or on the `UpdateManager`. Nobody's work depends on it.

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::ObjectMeta;
-use updates::api::{NodeStatus, NodeUpdate, NodeUpdateSpec, Reason, State, UpdateManagerStatus};
+use updates::api::{ALL_LISTED, NodeStatus, NodeUpdate, NodeUpdateSpec, Reason, State, UpdateManagerStatus, condition};
 use updates::judge::{self, conditions, statuses, summary, wanted};
 use updates::names;
 
+use super::pace::{fit, size};
 use super::view::{ManagerView, NodeView};
 
 /// All that is known, by name.
@@ -26,9 +27,25 @@ pub(super) struct Plan {
     /// Nodes that have no `NodeUpdate` yet.
     pub(super) create: Vec<NodeUpdate>,
     /// Those whose spec is another now.
-    pub(super) change: Vec<(String, NodeUpdateSpec)>,
+    pub(super) change: Vec<Change>,
     /// How all nodes stand; None when the `UpdateManager` says so already, or there is none.
-    pub(super) status: Option<UpdateManagerStatus>,
+    pub(super) standing: Option<Standing>,
+}
+
+/// A `NodeUpdate` that is to be another.
+#[derive(Debug, PartialEq)]
+pub(super) struct Change {
+    pub(super) node: String,
+    pub(super) spec: NodeUpdateSpec,
+    pub(super) news: Option<News>,
+}
+
+/// How all nodes stand.
+#[derive(Debug, PartialEq)]
+pub(super) struct Standing {
+    pub(super) status: UpdateManagerStatus,
+    /// Whether somebody has changed the spec, and waits for what comes of it.
+    pub(super) awaited: bool,
     /// What people should know.
     pub(super) news: Vec<News>,
 }
@@ -46,7 +63,7 @@ pub(super) struct News {
 impl Plan {
     /// Whether nothing is to be written.
     pub(super) fn is_empty(&self) -> bool {
-        self.create.is_empty() && self.change.is_empty() && self.status.is_none()
+        self.create.is_empty() && self.change.is_empty() && self.standing.is_none()
     }
 }
 
@@ -70,29 +87,39 @@ pub(super) fn plan(cluster: &Cluster, now: Timestamp) -> Plan {
             None => plan.create.extend(cluster.nodes.get(*name).map(|node| made(name, node, spec))),
             Some(update) if update.spec == *spec => {}
             Some(update) => {
-                if update.spec.stage != spec.stage {
-                    let note = format!("the node's stage is {} now, not {} any more", spec.stage, update.spec.stage);
-                    plan.news.push(News { node: Some((*name).to_owned()), reason: "StageChanged".into(), warns: false, note });
-                }
-                plan.change.push(((*name).to_owned(), spec.clone()));
+                let news = (update.spec.stage != spec.stage).then(|| News {
+                    node: Some((*name).to_owned()),
+                    reason: "StageChanged".into(),
+                    warns: false,
+                    note: format!("the node's stage is {} now, not {} any more", spec.stage, update.spec.stage),
+                });
+                plan.change.push(Change { node: (*name).to_owned(), spec: spec.clone(), news });
             }
         }
     }
     if let Some(manager) = manager {
         let before = &manager.status;
-        let standing = statuses(spec, &nodes, &wanted, now);
-        let status = UpdateManagerStatus {
-            observed_generation: manager.generation,
-            summary: summary(&standing),
-            conditions: conditions(&before.conditions, manager.spec.as_ref().err().map(String::as_str), &nodes, manager.generation, now),
-            nodes: standing,
-        };
+        let status = status(manager, &nodes, statuses(spec, &nodes, &wanted, now), now);
         if status != *before {
-            plan.news.extend(news(before, &status));
-            plan.status = Some(status);
+            let awaited = status.observed_generation != before.observed_generation;
+            plan.standing = Some(Standing { awaited, news: news(before, &status), status });
         }
     }
     plan
+}
+
+/// The status that says how the nodes stand; of more of them than one object has room for, it names the first.
+fn status(manager: &ManagerView, nodes: &[judge::Node<'_>], mut standing: Vec<NodeStatus>, now: Timestamp) -> UpdateManagerStatus {
+    let (before, generation) = (&manager.status.conditions, manager.generation);
+    let summary = summary(&standing);
+    let mut conditions = conditions(before, manager.spec.as_ref().err().map(String::as_str), nodes, generation, now);
+    let (all, listed) = (standing.len(), fit(&standing, manager.spec.as_ref().map_or(0, size)));
+    if listed < all {
+        standing.truncate(listed);
+        let why = format!("there is room for {listed} of {all} nodes; the NodeUpdates of the others say how they stand");
+        conditions.push(condition(before, (ALL_LISTED, false), ("NoRoom", why), generation, now));
+    }
+    UpdateManagerStatus { observed_generation: generation, summary, conditions, nodes: standing }
 }
 
 /// A node's `NodeUpdate`, which goes when the node goes.
@@ -155,7 +182,7 @@ fn news(before: &UpdateManagerStatus, after: &UpdateManagerStatus) -> Vec<News> 
 #[cfg(test)]
 mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-    use updates::api::{NodeUpdateStatus, UpdateManagerSpec};
+    use updates::api::{Available, Listing, NodeUpdateStatus, UpdateManagerSpec};
     use updates::{Policy, Stage};
 
     use super::*;
@@ -186,11 +213,11 @@ mod tests {
         for update in &plan.create {
             cluster.updates.insert(update.metadata.name.clone().unwrap(), Arc::new(update.clone()));
         }
-        for (name, spec) in &plan.change {
-            Arc::make_mut(cluster.updates.get_mut(name).unwrap()).spec = spec.clone();
+        for change in &plan.change {
+            Arc::make_mut(cluster.updates.get_mut(&change.node).unwrap()).spec = change.spec.clone();
         }
-        if let (Some(status), Some(manager)) = (&plan.status, &mut cluster.manager) {
-            Arc::make_mut(manager).status = status.clone();
+        if let (Some(standing), Some(manager)) = (&plan.standing, &mut cluster.manager) {
+            Arc::make_mut(manager).status = standing.status.clone();
         }
         for update in cluster.updates.values_mut() {
             let check = update.spec.check.clone();
@@ -215,7 +242,7 @@ mod tests {
                 return news;
             }
             done(cluster, &plan);
-            news.extend(plan.news);
+            news.extend(plan.change.into_iter().filter_map(|c| c.news).chain(plan.standing.into_iter().flat_map(|s| s.news)));
         }
         panic!("it does not come to rest");
     }
@@ -263,7 +290,48 @@ mod tests {
         all.nodes.insert("a".into(), Arc::new(NodeView { uid: "another".into(), labels: BTreeMap::new() }));
         let plan = plan(&all, now());
         assert!(plan.create.is_empty(), "the old one goes with its node, and the watch says so");
-        let node = &plan.status.unwrap().nodes[0];
+        let node = &plan.standing.unwrap().status.nodes[0];
         assert_eq!((&node.kernel, &node.rpm_packages.reason), (&None, &Some(Reason::NotReported)));
+    }
+
+    #[test]
+    fn what_somebody_has_asked_for_does_not_wait() {
+        let mut all = cluster(&["a"]);
+        assert!(plan(&all, now()).standing.unwrap().awaited, "nothing was answered yet");
+        settle(&mut all);
+        relabel(&mut all, "a", &[(names::SUSPEND_LABEL, "")]);
+        assert!(!plan(&all, now()).standing.unwrap().awaited);
+        Arc::make_mut(all.manager.as_mut().unwrap()).generation = Some(4);
+        assert!(plan(&all, now()).standing.unwrap().awaited);
+    }
+
+    /// A cluster of so many nodes whose names are as long as a label allows, and of whom the most is to be said.
+    fn crowd(nodes: usize) -> UpdateManagerStatus {
+        let names: Vec<String> = (0..nodes).map(|n| format!("{n:05}{}", "x".repeat(58))).collect();
+        let mut all = cluster(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        settle(&mut all);
+        for (name, update) in &mut all.updates {
+            let status = Arc::make_mut(update).status.as_mut().unwrap();
+            status.kernel = "5.14.0-503.40.1.el9_5.x86_64".into();
+            let available = (0..100).map(|n| Available { name: format!("bash={n}").parse().unwrap(), since: Time(now()) });
+            let checked_at = Some(Time(now()));
+            status.packages = Some(Listing { checked_at: checked_at.clone(), error: None, available: available.collect() });
+            status.patches = Some(Listing { checked_at, error: None, available: vec![] });
+            let node = NodeView { uid: format!("uid-{name}"), labels: [(names::SUSPEND_LABEL.to_owned(), String::new())].into() };
+            all.nodes.insert(name.clone(), Arc::new(node));
+        }
+        plan(&all, now()).standing.unwrap().status
+    }
+
+    #[test]
+    fn five_thousand_nodes_are_one_object_and_of_more_it_says_so() {
+        let status = crowd(5000);
+        assert_eq!((status.nodes.len(), status.conditions.len()), (5000, 2));
+        assert!(size(&status) < 1536 * 1024 - 32 * 1024, "{}", size(&status));
+        let status = crowd(6000);
+        assert!((5000..6000).contains(&status.nodes.len()) && status.summary.nodes == 6000, "{}", status.nodes.len());
+        let condition = status.conditions.last().unwrap();
+        assert_eq!((condition.type_.as_str(), condition.status.as_str()), (ALL_LISTED, "False"));
+        assert!(condition.message.starts_with(&format!("there is room for {} of 6000 nodes", status.nodes.len())), "{}", condition.message);
     }
 }

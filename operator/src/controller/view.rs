@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt as _;
-use kube::api::{DynamicObject, PartialObjectMeta};
+use kube::api::{DynamicObject, ObjectMeta, PartialObjectMeta};
+use serde::Deserialize as _;
 use updates::api::{NodeUpdate, UpdateManagerSpec, UpdateManagerStatus};
-use updates::names;
+use updates::{Names, names};
 
 /// A node: of its labels only those that decide something, and those that a storage selector may ask for.
 #[derive(Debug, PartialEq)]
@@ -21,12 +22,17 @@ impl NodeView {
     }
 }
 
-/// A `NodeUpdate`, without what the API server notes down for itself.
-pub(super) fn node_update(object: &NodeUpdate) -> NodeUpdate {
-    let mut object = object.clone();
-    object.metadata.managed_fields = None;
-    object.metadata.resource_version = None;
-    object
+/// Of `NodeUpdate`s what the controller looks at. Nodes lack the same packages: each name is in memory once.
+pub(super) fn node_updates() -> impl FnMut(&NodeUpdate) -> NodeUpdate {
+    let mut names = Names::default();
+    move |object| {
+        let mut status = object.status.clone();
+        for item in status.iter_mut().filter_map(|s| s.packages.as_mut()).flat_map(|p| &mut p.available) {
+            item.name = names.one(&item.name);
+        }
+        let ObjectMeta { name, owner_references, .. } = object.metadata.clone();
+        NodeUpdate { metadata: ObjectMeta { name, owner_references, ..ObjectMeta::default() }, spec: object.spec.clone(), status }
+    }
 }
 
 /// The `UpdateManager`. Its schema is kept to by the API, but one that was stored under an older schema may say anything.
@@ -42,18 +48,15 @@ pub(super) struct ManagerView {
 
 impl ManagerView {
     pub(super) fn of(object: &DynamicObject) -> Self {
-        let part = |name: &str| object.data.get(name).cloned().unwrap_or_default();
-        let spec = match part("spec") {
-            serde_json::Value::Null => Ok(UpdateManagerSpec::default()),
-            spec => serde_json::from_value(spec).map_err(|e| e.to_string()),
-        };
+        let part = |name: &str| object.data.get(name).filter(|part| !part.is_null());
+        let spec = part("spec").map_or_else(|| Ok(UpdateManagerSpec::default()), UpdateManagerSpec::deserialize);
         Self {
             uid: object.uid(),
             generation: object.metadata.generation,
-            spec,
+            spec: spec.map_err(|e| e.to_string()),
             check_requested: object.annotations().get(names::CHECK_ANNOTATION).cloned(),
             // one that is not understood is written anew
-            status: serde_json::from_value(part("status")).unwrap_or_default(),
+            status: part("status").and_then(|status| UpdateManagerStatus::deserialize(status).ok()).unwrap_or_default(),
         }
     }
 }

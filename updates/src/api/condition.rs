@@ -5,6 +5,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 pub const SPEC_VALID: &str = "SpecValid";
 /// Whether the agents of all nodes have reported of late.
 pub const AGENTS_REPORTING: &str = "AgentsReporting";
+/// Whether the status names each node. It is there only where it does not: where a cluster is too large for one object.
+pub const ALL_LISTED: &str = "AllListed";
 
 /// A condition that says `holds`; it keeps its time from `before` as long as its status stays the same.
 pub fn condition(

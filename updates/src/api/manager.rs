@@ -72,7 +72,7 @@ pub struct UpdateManagerStatus {
     /// How many nodes there are of each kind.
     #[serde(default)]
     pub summary: Summary,
-    /// `SpecValid`, `AgentsReporting`.
+    /// `SpecValid`, `AgentsReporting`; `AllListed` where that does not hold.
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

@@ -8,7 +8,7 @@ mod schema;
 mod tests;
 mod words;
 
-pub use condition::{AGENTS_REPORTING, SPEC_VALID, condition};
+pub use condition::{AGENTS_REPORTING, ALL_LISTED, SPEC_VALID, condition};
 pub use manager::{ItemsStatus, NodeStatus, Summary, UpdateManager, UpdateManagerSpec, UpdateManagerStatus};
 pub use node_update::{Available, Listing, NodeUpdate, NodeUpdateSpec, NodeUpdateStatus};
 pub use words::{Reason, State};
