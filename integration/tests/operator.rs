@@ -73,6 +73,9 @@ fn its_pods_run_from_its_own_image_on_every_node_and_outlive_the_leader() -> Res
     let again = h1.run(["k3s", "kubectl", "apply", "-f", "/root/operator.yaml"])?;
     ensure!(again.lines().all(|l| l.ends_with("unchanged")), "applied twice: {again}");
     an_agent_may_not(h1)?;
+    the_next_leads_at_once(h1, &all)?;
+    another_leads_when_it_is_killed(h1, &all)?;
+    an_outage_is_outlived(&[h1, h2, h3])?;
 
     // the holder of the lead loses its power: another server's controller goes on
     let was = leader(h1)?;
@@ -207,5 +210,85 @@ fn shows_metrics(h1: &Host, pod: &str) -> Result<()> {
     let log = kubectl(h1, &format!("logs {pod}"))?;
     let lines: Vec<Value> = log.lines().map(serde_json::from_str).collect::<Result<_, _>>().with_context(|| log.clone())?;
     ensure!(lines.iter().any(|l| text(&l["fields"]["message"]) == "this controller leads"), "{log}");
+    Ok(())
+}
+
+/// The host of the pod that leads, and its process there.
+fn leading_process<'a>(h1: &Host, all: &[&'a Host]) -> Result<(&'a Host, String)> {
+    let node = text(&get(h1, &format!("pod {}", leader(h1)?))?["spec"]["nodeName"]).to_owned();
+    let host = *all.iter().find(|h| h.name() == node).with_context(|| format!("no host {node}"))?;
+    let processes = host.sh("pgrep -f '[o]perator controller'")?;
+    let mut processes = processes.split_whitespace();
+    match (processes.next(), processes.next()) {
+        (Some(one), None) => Ok((host, one.to_owned())),
+        more => anyhow::bail!("{node}: one controller is wanted: {more:?}"),
+    }
+}
+
+/// Waits until another process holds the lead than the one that acquired it then; answers how long after `since`, seconds of
+/// 1970, that was, and how often the lease has changed hands without being given back.
+fn next_leader(h1: &Host, acquired: &Value, since: f64) -> Result<(f64, i64)> {
+    let lease = until("another leads", LONG, || {
+        let spec = get(h1, "lease smartup-controller").unwrap_or_default()["spec"].clone();
+        Ok((spec["acquireTime"].is_string() && spec["acquireTime"] != *acquired).then_some(spec))
+    })?;
+    let at: jiff::Timestamp = text(&lease["acquireTime"]).parse()?;
+    Ok((at.as_duration().as_secs_f64() - since, lease["leaseTransitions"].as_i64().unwrap_or_default()))
+}
+
+/// Whoever is told to stop gives the lead back, and the other does not wait for it to expire.
+fn the_next_leads_at_once(h1: &Host, all: &[&Host]) -> Result<()> {
+    let acquired = get(h1, "lease smartup-controller")?["spec"]["acquireTime"].clone();
+    let (host, process) = leading_process(h1, all)?;
+    let since: f64 = host.sh(&format!("date +%s.%N; kill -TERM {process}"))?.trim().parse()?;
+    let (took, _) = next_leader(h1, &acquired, since)?;
+    ensure!((0.0..2.0).contains(&took), "the next one leads after {took} s");
+    Ok(())
+}
+
+/// kill -9: the other leads when the lease has expired, and what was changed meanwhile is seen.
+fn another_leads_when_it_is_killed(h1: &Host, all: &[&Host]) -> Result<()> {
+    until("two controllers are ready", LONG, || {
+        let ready = get(h1, "deployment smartup-controller")?["status"]["readyReplicas"].clone();
+        Ok((ready == 2).then_some(()))
+    })?;
+    let (was, before) = (leader(h1)?, get(h1, "lease smartup-controller")?["spec"].clone());
+    let (host, process) = leading_process(h1, all)?;
+    let since: f64 = host.sh(&format!("date +%s.%N; kill -9 {process}"))?.trim().parse()?;
+    kubectl(h1, "label node h3 maintenance.virtuozzo.io/auto-updates-policy=slow --overwrite")?;
+    let (took, transitions) = next_leader(h1, &before["acquireTime"], since)?;
+    ensure!(took < 20.0 && leader(h1)? != was, "after {took} s, {was} no more: {}", leader(h1)?);
+    ensure!(Some(transitions - 1) == before["leaseTransitions"].as_i64(), "{transitions}: {before}");
+    until("the label is seen", LONG, || Ok((standing(h1, "h3")?["stageName"] == "slow").then_some(())))
+}
+
+/// No server is there for longer than the lead lasts: controller and agents go on when one is.
+fn an_outage_is_outlived(servers: &[&Host]) -> Result<()> {
+    let h1 = servers[0];
+    let restarts = || -> Result<Vec<(String, Value)>> {
+        let pods = items(h1, "pods -l app.kubernetes.io/component=agent")?;
+        Ok(pods
+            .iter()
+            .map(|p| (text(&p["metadata"]["name"]).to_owned(), p["status"]["containerStatuses"][0]["restartCount"].clone()))
+            .collect())
+    };
+    let before = restarts()?;
+    let check = get(h1, "nodeupdate h1")?["spec"]["check"].clone();
+    let (host, process) = leading_process(h1, servers)?;
+    for server in servers {
+        server.run(["systemctl", "stop", "--no-block", "k3s-server"])?;
+    }
+    until("the leader gives up", LONG, || Ok((!host.exec(["test", "-e", &format!("/proc/{process}")])?.ok()).then_some(())))?;
+    for server in servers {
+        server.run(["systemctl", "start", "--no-block", "k3s-server"])?;
+    }
+    let ban = r#"patch updatemanager default --type merge -p '{"spec":{"bannedPatches":["1-2-r3"]}}'"#;
+    until("the API is back", LONG, || Ok(kubectl(h1, ban).ok()))?;
+    until("all agents have done what is asked of them", LONG, || {
+        let Ok(updates) = items(h1, "nodeupdates") else { return Ok(None) };
+        let done = updates.iter().all(|u| u["spec"]["check"] != check && u["status"]["check"] == u["spec"]["check"]);
+        Ok((done && updates.len() == 4).then_some(()))
+    })?;
+    ensure!(restarts()? == before, "agents were started anew: {before:?}, {:?}", restarts()?);
     Ok(())
 }

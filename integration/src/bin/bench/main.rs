@@ -11,9 +11,11 @@ mod course;
 mod crowd;
 mod failover;
 mod fault;
+mod maintenance;
 mod memory;
 mod program;
 mod side;
+mod simulate;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -33,8 +35,10 @@ use course::Course;
 use crowd::Crowd;
 use failover::{Calm, Failover, Scene, Seen};
 use fault::Fault;
+use maintenance::Updates;
 use program::Program;
 use side::{Side, Written};
+use simulate::Simulate;
 
 /// How long nothing happens, to see whether the VIP stays where it is.
 const QUIET: Duration = Duration::from_secs(20);
@@ -62,6 +66,8 @@ struct Cli {
 enum Cmd {
     #[command(hide = true)]
     Ask(Ask),
+    #[command(hide = true)]
+    Simulate(Simulate),
 }
 
 /// What can be measured by itself.
@@ -73,6 +79,8 @@ enum Part {
     Apply,
     /// `apply` for a hundred hosts
     Crowd,
+    /// The maintenance operator's controller, and `updates status`, with five thousand nodes
+    Updates,
 }
 
 /// All that was measured.
@@ -82,6 +90,7 @@ struct Measured {
     results: [Results; 2],
     applied: Vec<Applied>,
     crowds: Vec<Crowd>,
+    updates: Vec<Updates>,
 }
 
 /// All that was measured on one side.
@@ -96,6 +105,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let ended = match cli.command {
         Some(Cmd::Ask(ask)) => ask.run(),
+        Some(Cmd::Simulate(simulate)) => simulate.run(),
         None => bench(cli.runs, &cli.only, cli.markdown),
     };
     match ended {
@@ -118,6 +128,7 @@ fn bench(runs: usize, only: &[Part], markdown: bool) -> Result<()> {
                 Part::Failover => fail_over(&program, &mut measured),
                 Part::Apply => apply::measure(&program, playbook.as_ref()).map(|applied| measured.applied.push(applied)),
                 Part::Crowd => crowd::measure(&program).map(|crowd| measured.crowds.push(crowd)),
+                Part::Updates => maintenance::measure(&program).map(|updates| measured.updates.push(updates)),
             };
             // What was measured before is not lost with this one.
             if let Err(error) = ended {
@@ -144,7 +155,7 @@ fn fail_over(program: &Program, measured: &mut Measured) -> Result<()> {
 }
 
 fn print_tables(program: &Program, measured: &Measured, markdown: bool) -> Result<()> {
-    let Measured { timings, results, applied, crowds } = measured;
+    let Measured { timings, results, applied, crowds, updates } = measured;
     let mut tables = Vec::new();
     if !timings.is_empty() {
         tables.extend([program_table(program, timings)?, time_table(timings), outage_table(results), calm_table(results)]);
@@ -154,6 +165,9 @@ fn print_tables(program: &Program, measured: &Measured, markdown: bool) -> Resul
     }
     if !crowds.is_empty() {
         tables.push(crowd_table(crowds));
+    }
+    if !updates.is_empty() {
+        tables.push(updates_table(updates));
     }
     let texts: Vec<String> = tables.iter().map(|table| table.text(markdown)).collect();
     print!("{}", texts.join("\n"));
@@ -282,6 +296,38 @@ fn crowd_table(crowds: &[Crowd]) -> Table {
         rows: vec![
             row(["again, nothing to change", &spread(&again), &verdict(&again, Some(Duration::from_secs(5)))]),
             row(["most memory resident on the control side", &mebibytes(memory), &format!("≤ 100 MB: {small}")]),
+        ],
+    }
+}
+
+fn updates_table(updates: &[Updates]) -> Table {
+    let line = |what: &str, of: fn(&Updates) -> Duration, aim: Option<u64>| {
+        let times: Vec<_> = updates.iter().map(of).collect();
+        row([what, &spread(&times), &verdict(&times, aim.map(Duration::from_secs))])
+    };
+    let most = |of: fn(&Updates) -> usize| updates.iter().map(of).max().unwrap_or_default();
+    let memory = updates.iter().map(|u| u.memory).max().unwrap_or_default();
+    let bytes = most(|u| u.simulated.bytes);
+    let requests: Vec<f64> = updates.iter().map(|u| u.requests).collect();
+    Table {
+        title: "Smart updates of five thousand nodes",
+        head: row(["what", "measured", "aim"]),
+        rows: vec![
+            line("from the last node until each has its NodeUpdate", |u| u.simulated.made, None),
+            line("all agents report at once: until the API has taken all", |u| u.simulated.reported, None),
+            line("… from there until the UpdateManager has it", |u| u.simulated.settled, Some(10)),
+            row(["… writes of the UpdateManager in both", &most(|u| u.simulated.writes).to_string(), ""]),
+            row([
+                "the UpdateManager's size",
+                &format!("{} KiB", bytes / 1024),
+                &format!("≤ 1536 KiB (etcd): {}", yes(bytes <= 1536 * 1024)),
+            ]),
+            line("a changed window: until the status of all nodes has it", |u| u.simulated.window, Some(10)),
+            line("a ban: until all nodes are told to look for updates", |u| u.simulated.ban, None),
+            line("a node's label: until the status has it", |u| u.simulated.suspended, Some(10)),
+            line("`updates status`", |u| u.status, Some(2)),
+            row(["most memory resident in a controller", &mebibytes(memory), &format!("≤ 150 MB: {}", yes(memory * 1024 <= 150_000_000))]),
+            row(["requests of both controllers in an idle minute", &format!("{:.0}", middle(&requests)), ""]),
         ],
     }
 }
