@@ -9,10 +9,10 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::error::DiscoveryError;
 use kube::{Client, Config, ResourceExt as _, discovery};
 use node::{Context as _, Error, Result};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use updates::names::{FIELD_MANAGER, GROUP, INSTANCE, NAMESPACE};
 
-use super::reports::{Reported, Reports, reports};
 use crate::commands::kubeconfig::admin_of_a_server;
 use crate::remote::{Connect, Remote};
 
@@ -104,25 +104,16 @@ impl Objects {
         found.ok_or_else(missing)
     }
 
-    /// What the nodes' agents have reported, as the API server has it in memory; nothing with a vendor's operator.
+    /// All `NodeUpdates`, as the API server has them in memory; none with a vendor's operator. Of each only what `T` holds is kept:
+    /// all of thousands is hundreds of megabytes.
     ///
     /// # Errors
     /// When the API does not answer.
-    pub async fn reports(&self) -> Result<Reports> {
-        let Some(api) = &self.node_updates else { return Ok(Reports::new()) };
-        let request = Request::new(api.resource_url()).list(&ListParams::default().match_any()).map_err(kube::Error::BuildRequest);
-        let list = async || api.clone().into_client().request::<ObjectList<Reported>>(request?).await;
-        let list = list().await.map_err(|e| api_error("cannot read the NodeUpdates", e))?;
-        Ok(reports(list.items))
-    }
-
-    /// All `NodeUpdates`; none with a vendor's operator.
-    ///
-    /// # Errors
-    /// When the API does not answer.
-    pub async fn all_node_updates(&self) -> Result<Vec<DynamicObject>> {
+    pub async fn read_node_updates<T: Clone + DeserializeOwned>(&self) -> Result<Vec<T>> {
         let Some(api) = &self.node_updates else { return Ok(Vec::new()) };
-        Ok(api.list(&ListParams::default()).await.map_err(|e| api_error("cannot read the NodeUpdates", e))?.items)
+        let request = Request::new(api.resource_url()).list(&ListParams::default().match_any()).map_err(kube::Error::BuildRequest);
+        let list = async || api.clone().into_client().request::<ObjectList<T>>(request?).await;
+        Ok(list().await.map_err(|e| api_error("cannot read the NodeUpdates", e))?.items)
     }
 
     /// The nodes' labels, by name.
@@ -141,7 +132,7 @@ impl Objects {
 /// When the API refuses it, or does not answer.
 pub async fn patched<K>(api: &Api<K>, name: &str, patch: &Value) -> Result<Option<K>>
 where
-    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+    K: Clone + DeserializeOwned + std::fmt::Debug,
 {
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
     match api.patch(name, &params, &Patch::Merge(patch)).await {

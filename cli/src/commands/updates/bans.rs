@@ -18,7 +18,7 @@ pub struct Ban {
 impl Ban {
     pub async fn run(self, reach: &Reach) -> Result<()> {
         let objects = reach.open(QUESTION).await?;
-        let available = reports::available(&objects.all_node_updates().await?);
+        let available = reports::available(objects.read_node_updates().await?);
         let banned = banned(&objects).await?;
         let items = self.items.iter().map(|text| to_ban(text, &available, &banned)).collect::<Result<Vec<_>>>()?;
         change::apply(&objects, &items.into_iter().map(Edit::Ban).collect::<Vec<_>>()).await

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use kube::api::{DynamicObject, ObjectMeta};
 use serde::Deserialize;
-use serde_json::Value;
 use updates::Item;
 
 /// A node's last report.
@@ -62,17 +61,38 @@ pub fn reports(updates: Vec<Reported>) -> Reports {
     updates.into_iter().filter_map(|update| Some((update.metadata.name?, report(update.status?)?))).collect()
 }
 
+/// Of a `NodeUpdate`, what can be installed.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Offer {
+    status: Option<OfferedStatus>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct OfferedStatus {
+    packages: Option<Offered>,
+    patches: Option<Offered>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Offered {
+    available: Vec<Name>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+struct Name {
+    name: String,
+}
+
 /// What can be installed on any node, each once.
-pub fn available(updates: &[DynamicObject]) -> Vec<Item> {
-    let lists = updates.iter().filter_map(|u| u.data.get("status")).flat_map(|s| ["packages", "patches"].map(|list| s.get(list)));
-    let entries = lists.flatten().filter_map(|list| list.get("available")?.as_array()).flatten();
-    let names: BTreeSet<_> = entries.filter_map(|e| e.get("name").and_then(Value::as_str)).collect();
-    names.into_iter().filter_map(|n| n.parse().ok()).collect()
+pub fn available(updates: Vec<Offer>) -> Vec<Item> {
+    let lists = updates.into_iter().filter_map(|update| update.status).flat_map(|status| [status.packages, status.patches]);
+    let names: BTreeSet<Name> = lists.flatten().flat_map(|list| list.available).collect();
+    names.into_iter().filter_map(|name| name.name.parse().ok()).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -91,5 +111,13 @@ mod tests {
             let small = reports(vec![serde_json::from_value(object).unwrap()]);
             assert_eq!(small.get("n"), Report::of(&dynamic).as_ref());
         }
+    }
+
+    #[test]
+    fn what_several_nodes_lack_is_there_once() {
+        let lacks = |packages: &[&str]| json!({ "status": { "packages": { "available": packages.iter().map(|p| json!({ "name": p, "since": "2026-11-21T10:00:00Z" })).collect::<Vec<_>>() } } });
+        let all = [lacks(&["bash=5.2", "nonsense"]), lacks(&["bash=5.2", "acl=2.3"]), json!({ "status": null }), json!({})];
+        let found = available(all.map(|u| serde_json::from_value(u).unwrap()).into());
+        assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), ["acl=2.3", "bash=5.2"]);
     }
 }

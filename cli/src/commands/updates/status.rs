@@ -14,7 +14,7 @@ use node::Result;
 use updates::names::INSTANCE;
 
 use super::access::{Objects, QUESTION, Reach, WATCH, missing};
-use super::reports::{Report, Reports};
+use super::reports::{Report, Reports, reports};
 use super::{change, view};
 use crate::commands::Format;
 use crate::output;
@@ -38,7 +38,7 @@ impl Status {
         }
         let objects = reach.open(QUESTION).await?;
         let manager = objects.manager().await?;
-        let reports = if self.output == Format::Table { objects.reports().await? } else { Reports::new() };
+        let reports = if self.output == Format::Table { reports(objects.read_node_updates().await?) } else { Reports::new() };
         self.print(&manager, &reports)?;
         Ok(ExitCode::SUCCESS)
     }
