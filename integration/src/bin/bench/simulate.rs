@@ -219,9 +219,9 @@ impl Crowd {
         Ok(())
     }
 
-    /// How many `NodeUpdates` there are.
+    /// How many `NodeUpdates` there are. Of a list of metadata, Kubernetes 1.20 does not say how many more there are.
     async fn there(&self) -> Result<usize> {
-        let list = self.updates.list_metadata(&ListParams::default().limit(1)).await?;
+        let list = self.updates.list(&ListParams::default().limit(1)).await?;
         Ok(list.items.len() + usize::try_from(list.metadata.remaining_item_count.unwrap_or(0))?)
     }
 
