@@ -130,9 +130,10 @@ impl fmt::Display for Schedule {
     }
 }
 
+/// By what it means: `mon-fri` is `1-5`.
 impl PartialEq for Schedule {
     fn eq(&self, other: &Self) -> bool {
-        self.text.eq_ignore_ascii_case(&other.text)
+        self.cron == other.cron
     }
 }
 
@@ -190,6 +191,22 @@ mod tests {
             assert!(ok.parse::<Schedule>().is_ok(), "{ok}");
         }
         assert_eq!(" 0\t1  29 2 * ".parse::<Schedule>().unwrap().to_string(), "0 1 29 2 *");
+    }
+
+    #[test]
+    fn the_same_times_are_the_same_schedule() {
+        let schedule = |text: &str| text.parse::<Schedule>().unwrap();
+        for (a, b) in [
+            ("0 1 * * 1-5", "00 01 * * mon-FRI"),
+            ("0 1 * * 1-5", "0 1 * * 1,2,3,4,5"),
+            ("0 1 * * 0", "0 1 * * 7"),
+            ("0 1 1 jan *", "0 1 1 1 *"),
+        ] {
+            assert_eq!(schedule(a), schedule(b));
+        }
+        // any day; the 13th or any day; the 13th
+        let (all, either, one) = (schedule("0 1 * * 0-6"), schedule("0 1 13 * 0-6"), schedule("0 1 13 * *"));
+        assert!(all != either && either != one && schedule("0 1 * * 1-5") != schedule("0 1 * * 1-6"));
     }
 
     #[test]
