@@ -1,5 +1,5 @@
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -156,23 +156,25 @@ impl Journal {
             return Ok(());
         }
         let entry = Entry { time: jiff::Timestamp::now(), undo };
-        self.append(&entries, &entry).context(format!("cannot write the journal {}", self.path.display()))?;
+        self.append(&entry).context(format!("cannot write the journal {}", self.path.display()))?;
         entries.push(entry);
         Ok(())
     }
 
-    fn append(&self, before: &[Entry], entry: &Entry) -> std::io::Result<()> {
+    fn append(&self, entry: &Entry) -> std::io::Result<()> {
         let dir = self.path.parent().unwrap_or(Path::new("/"));
         if !dir.exists() {
             fs::create_dir_all(dir)?;
             fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
             sync_dir(dir.parent().unwrap_or(dir))?;
         }
-        let mut file = File::options().create(true).append(true).mode(0o600).open(&self.path)?;
-        // a torn last line is cut off, so that the next one is not glued to it
-        let whole: usize = lines(before)?.len();
+        let mut file = File::options().create(true).read(true).append(true).mode(0o600).open(&self.path)?;
+        // a torn last line is cut off, so that the next one is not glued to it; what another run wrote meanwhile stays
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        let whole = text.iter().rposition(|b| *b == b'\n').map_or(0, |end| end + 1);
         file.set_len(u64::try_from(whole).map_err(std::io::Error::other)?)?;
-        file.write_all(&lines(std::slice::from_ref(entry))?)?;
+        file.write_all(&line(entry)?)?;
         file.sync_all()?;
         sync_dir(dir)
     }
@@ -196,13 +198,10 @@ impl Journal {
     }
 }
 
-fn lines(entries: &[Entry]) -> std::io::Result<Vec<u8>> {
-    let mut out = Vec::new();
-    for e in entries {
-        serde_json::to_writer(&mut out, e)?;
-        out.push(b'\n');
-    }
-    Ok(out)
+fn line(entry: &Entry) -> std::io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(entry)?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 fn parse(text: &[u8], path: &Path) -> Result<Vec<Entry>> {
@@ -304,6 +303,17 @@ mod tests {
             let again = Journal::open(path.clone()).unwrap().entries();
             assert_eq!(again[1].undo, module("c"), "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn what_another_run_wrote_meanwhile_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let (one, other) = (Journal::open(path.clone()).unwrap(), Journal::open(path.clone()).unwrap());
+        one.record(module("a")).unwrap();
+        other.record(module("b")).unwrap();
+        let all: Vec<_> = Journal::open(path).unwrap().entries().into_iter().map(|e| e.undo).collect();
+        assert_eq!(all, [module("a"), module("b")]);
     }
 
     #[test]
