@@ -18,7 +18,7 @@ pub fn in_words(manager: &Value, reports: &Reports, now: &Zoned) -> String {
         "No node has a status yet: the operator writes them when it runs.".into()
     } else {
         let rows = nodes.iter().map(|node| row(node, reports, &when)).collect();
-        output::table(&["node", "stage", "kernel", "live patches", "packages", "reported", "why not"], rows)
+        output::table(&["node", "stage", "kernel", "live patches", "packages", "reported", "next window", "why not"], rows)
     }];
     text.push(String::new());
     if manager.pointer("/spec/suspend") == Some(&Value::Bool(true)) {
@@ -48,6 +48,16 @@ impl<'a> Times<'a> {
         Self { gate, next, strange, now }
     }
 
+    /// When an update of a node may start.
+    fn next_window(&self) -> String {
+        match (self.gate, self.next) {
+            (Gate::Always, _) => "at any time".into(),
+            (Gate::Open(_), _) => "open".into(),
+            (Gate::Closed(_), Some(next)) => when::both_short(next, self.now.time_zone()),
+            (Gate::Closed(_), None) => "not known".into(),
+        }
+    }
+
     fn lines(&self) -> Vec<String> {
         let shown = |at| when::both(at, self.now.time_zone());
         let mut lines = Vec::new();
@@ -74,8 +84,10 @@ fn row(node: &Value, reports: &Reports, when: &Times<'_>) -> Vec<String> {
     let report = reports.get(&id);
     let reported = report.map_or("-".into(), |r| when::ago(when.now.timestamp().duration_since(r.at)));
     let cell = |items: &Option<ItemsStatus>| items.as_ref().map_or("-".into(), standing);
-    let why = why(packages.as_ref(), patches.as_ref(), report, when);
-    vec![id, text("stageName"), text("kernel"), cell(&patches), cell(&packages), reported, why]
+    let held = [&packages, &patches].into_iter().flatten().any(|items| items.status == State::Suspended);
+    let next = if held { "-".into() } else { when.next_window() };
+    let why = why(packages.as_ref(), patches.as_ref(), report);
+    vec![id, text("stageName"), text("kernel"), cell(&patches), cell(&packages), reported, next, why]
 }
 
 fn standing(items: &ItemsStatus) -> String {
@@ -91,25 +103,22 @@ fn standing(items: &ItemsStatus) -> String {
 }
 
 /// Each reason once, that of the packages first.
-fn why(packages: Option<&ItemsStatus>, patches: Option<&ItemsStatus>, report: Option<&Report>, when: &Times<'_>) -> String {
+fn why(packages: Option<&ItemsStatus>, patches: Option<&ItemsStatus>, report: Option<&Report>) -> String {
     let reason = |items: Option<&ItemsStatus>| items.filter(|i| i.status != State::UpToDate)?.reason.clone();
     let (of_packages, of_patches) = (reason(packages), reason(patches));
     let of_patches = of_patches.filter(|r| Some(r) != of_packages.as_ref());
-    let said: Vec<_> = of_packages.iter().chain(&of_patches).map(|r| in_a_word(r, report, when)).collect();
+    let said: Vec<_> = of_packages.iter().chain(&of_patches).map(|r| in_a_word(r, report)).collect();
     if said.is_empty() { "-".into() } else { said.join("; ") }
 }
 
-fn in_a_word(reason: &Reason, report: Option<&Report>, when: &Times<'_>) -> String {
+fn in_a_word(reason: &Reason, report: Option<&Report>) -> String {
     match reason {
         Reason::ManuallySuspended => "suspended by its label".into(),
         Reason::ClusterSuspended => "suspended with all nodes".into(),
         Reason::StorageNode => "serves storage".into(),
         Reason::InvalidPolicy => "its policy label is none of fast, slow, stable and auto".into(),
         Reason::InvalidSpec => "the UpdateManager's spec is not understood".into(),
-        Reason::WindowClosed => match when.next {
-            Some(next) => format!("no window until {}", next.to_zoned(when.now.time_zone().clone()).strftime("%a %H:%M %Z")),
-            None => "no window is open".into(),
-        },
+        Reason::WindowClosed => "no window is open".into(),
         Reason::NotReported => "its agent has not reported yet".into(),
         Reason::AgentSilent => "its agent is silent for more than a day".into(),
         Reason::CheckFailed => match report.map(|r| r.errors.join("; ")).filter(|e| !e.is_empty()) {

@@ -9,6 +9,16 @@ pub fn both(at: Timestamp, local: &TimeZone) -> String {
     if here.offset().is_zero() { utc } else { format!("{} ({utc})", here.strftime("%a %Y-%m-%d %H:%M %Z")) }
 }
 
+/// The same, as short as a table needs it.
+pub fn both_short(at: Timestamp, local: &TimeZone) -> String {
+    let here = at.to_zoned(local.clone());
+    if here.offset().is_zero() {
+        return at.strftime("%a %m-%d %H:%M UTC").to_string();
+    }
+    let same_day = here.date() == at.to_zoned(TimeZone::UTC).date();
+    format!("{} ({})", here.strftime("%a %m-%d %H:%M %Z"), at.strftime(if same_day { "%H:%M UTC" } else { "%a %H:%M UTC" }))
+}
+
 /// In UTC.
 pub fn in_utc(at: Timestamp) -> String {
     at.strftime("%a %Y-%m-%d %H:%M UTC").to_string()
@@ -35,6 +45,9 @@ mod tests {
         let zone = |name| TimeZone::get(name).unwrap();
         assert_eq!(both(at, &zone("America/New_York")), "Sun 2026-11-22 19:30 EST (Mon 2026-11-23 00:30 UTC)");
         assert_eq!(both(at, &zone("Europe/London")), "Mon 2026-11-23 00:30 UTC");
+        assert_eq!(both_short(at, &zone("America/New_York")), "Sun 11-22 19:30 EST (Mon 00:30 UTC)");
+        assert_eq!(both_short(at, &zone("Europe/Berlin")), "Mon 11-23 01:30 CET (00:30 UTC)");
+        assert_eq!(both_short(at, &TimeZone::UTC), "Mon 11-23 00:30 UTC");
         let ago = |minutes| ago(SignedDuration::from_mins(minutes));
         assert_eq!(
             [-5, 0, 1, 59, 60, 47 * 60, 48 * 60].map(ago),

@@ -49,18 +49,18 @@ fn every_reason_in_words() {
         [("n1", report(0, &[])), ("n2", report(12, &[])), ("n5", report(130, &["dnf: no route to host"])), ("n6", report(4000, &[]))];
     let reports = reports.map(|(name, report)| (name.to_owned(), report)).into();
     insta::assert_snapshot!(in_words(&manager, &reports, &now()), @r#"
-    NODE   STAGE    KERNEL           LIVE PATCHES   PACKAGES                  REPORTED     WHY NOT
-    n1     slow     6.1.0-40-amd64   up to date     up to date                now          -
-    n2     slow     6.1.0-40-amd64   none here      due, 3 available          12 min ago   no window until Sun 23:00 CET
-    n3     slow     6.1.0-40-amd64   suspended      suspended                 -            suspended by its label
-    n4     slow     6.1.0-40-amd64   suspended      suspended, 12 available   -            serves storage
-    n5     slow     6.1.0-40-amd64   up to date     unknown                   2 h ago      looking for updates failed: dnf: no route to host
-    n6     slow     6.1.0-40-amd64   unknown        unknown                   2 d ago      its agent is silent for more than a day
-    n7     -        -                unknown        unknown                   -            its agent has not reported yet
-    n8     slow     6.1.0-40-amd64   Installing     Held                      -            WaitsForItsTurn
-    n9     weekly   -                -              -                         -            -
-    n10    slow     6.1.0-40-amd64   suspended      suspended                 -            the UpdateManager's spec is not understood; its policy label is none of fast, slow, stable and auto
-    n11    slow     6.1.0-40-amd64   up to date     up to date, 1 available   -            -
+    NODE   STAGE    KERNEL           LIVE PATCHES   PACKAGES                  REPORTED     NEXT WINDOW                       WHY NOT
+    n1     slow     6.1.0-40-amd64   up to date     up to date                now          Sun 11-22 23:00 CET (22:00 UTC)   -
+    n2     slow     6.1.0-40-amd64   none here      due, 3 available          12 min ago   Sun 11-22 23:00 CET (22:00 UTC)   no window is open
+    n3     slow     6.1.0-40-amd64   suspended      suspended                 -            -                                 suspended by its label
+    n4     slow     6.1.0-40-amd64   suspended      suspended, 12 available   -            -                                 serves storage
+    n5     slow     6.1.0-40-amd64   up to date     unknown                   2 h ago      Sun 11-22 23:00 CET (22:00 UTC)   looking for updates failed: dnf: no route to host
+    n6     slow     6.1.0-40-amd64   unknown        unknown                   2 d ago      Sun 11-22 23:00 CET (22:00 UTC)   its agent is silent for more than a day
+    n7     -        -                unknown        unknown                   -            Sun 11-22 23:00 CET (22:00 UTC)   its agent has not reported yet
+    n8     slow     6.1.0-40-amd64   Installing     Held                      -            Sun 11-22 23:00 CET (22:00 UTC)   WaitsForItsTurn
+    n9     weekly   -                -              -                         -            Sun 11-22 23:00 CET (22:00 UTC)   -
+    n10    slow     6.1.0-40-amd64   suspended      suspended                 -            -                                 the UpdateManager's spec is not understood; its policy label is none of fast, slow, stable and auto
+    n11    slow     6.1.0-40-amd64   up to date     up to date, 1 available   -            Sun 11-22 23:00 CET (22:00 UTC)   -
 
     No window is open.
     The next window opens on Sun 2026-11-22 23:00 CET (Sun 2026-11-22 22:00 UTC).
