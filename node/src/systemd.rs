@@ -110,6 +110,19 @@ impl Systemd {
         Ok(Self { bus })
     }
 
+    /// Connects to the system bus of the host whose root is `root`: `/`, or `/proc/1/root` as a container sees it that shares the
+    /// host's processes.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn of(root: &Path) -> Result<Self> {
+        let socket = root.join("run/dbus/system_bus_socket");
+        let what = || format!("cannot reach the system bus (D-Bus) at {}", socket.display());
+        let address = format!("unix:path={}", socket.display());
+        let bus = zbus::connection::Builder::address(address.as_str()).build().await.context(what())?;
+        Ok(Self { bus })
+    }
+
     /// The connection, for other services on the same bus.
     pub fn bus(&self) -> &Connection {
         &self.bus

@@ -1,4 +1,4 @@
-//! The node agent: says in its node's `NodeUpdate` how the node stands.
+//! The node agent: says in its node's `NodeUpdate` how the node stands, and holds back the host's own automatic updates.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::Client;
 use kube::ResourceExt as _;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
-use node::Result;
+use node::{Kind, Result};
 use prometheus_client::metrics::counter::Counter;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +21,8 @@ use updates::names;
 
 use crate::client::Clients;
 use crate::serve::{BEAT, Pulse, registry, time_metric};
-use crate::{Pod, VERSION};
+use crate::updaters::{self, Hold};
+use crate::{AGENTS, Pod, VERSION};
 
 /// An agent that has nothing new to say says so this often: seldom enough for thousands of nodes, and several times in the day
 /// after which it counts as silent.
@@ -28,6 +31,8 @@ const REPORT: SignedDuration = SignedDuration::from_hours(4);
 const RETRY: Duration = Duration::from_secs(5);
 /// The host's root, as a pod with `hostPID` sees it.
 const HOST: &str = "/proc/1/root";
+/// How often an agent that ends asks whether all do: the kubelet leaves it ten seconds.
+const ASKED: u8 = 3;
 
 /// What the host is like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,15 +103,23 @@ pub async fn agent(pod: &Pod, stop: &CancellationToken) -> Result<()> {
     tracing::info!(node = pod.node, version = VERSION, "the agent runs");
 
     let watched = Api::<NodeUpdate>::namespaced(clients.watching, names::NAMESPACE);
-    let api = Api::<NodeUpdate>::namespaced(clients.asking, names::NAMESPACE);
+    let client = clients.asking;
+    let api = Api::<NodeUpdate>::namespaced(client.clone(), names::NAMESPACE);
     let mut changes = std::pin::pin!(watcher::watch_object(watched, &pod.node).default_backoff());
     let mut object: Option<NodeUpdate> = None;
     let mut pause = BEAT;
+    let mut hold = Hold::on(Path::new(HOST));
     loop {
         // also while the API is away
         pulse.beat();
+        match hold.keep().await {
+            Ok(new) if new.is_empty() => {}
+            Ok(new) => tracing::info!("held back from now on: {}", new.join(", ")),
+            Err(e) if e.kind == Kind::Refused => tracing::info!("the host's own automatic updates are held back later: {e}"),
+            Err(e) => tracing::warn!("the host's own automatic updates are not held back: {}", e.chain()),
+        }
         tokio::select! {
-            () = stop.cancelled() => return Ok(()),
+            () = stop.cancelled() => break,
             change = changes.next() => match change {
                 Some(Ok(now)) => object = now,
                 Some(Err(e)) => {
@@ -140,6 +153,25 @@ pub async fn agent(pod: &Pod, stop: &CancellationToken) -> Result<()> {
             }
         }
     }
+    if all_go(&client).await {
+        let released = updaters::release(Path::new(HOST)).await?;
+        tracing::info!("smart updates are disabled; no longer held back: {}", released.join(", "));
+    }
+    Ok(())
+}
+
+/// Whether the agents of all nodes are to go, and not just this pod, as for an upgrade. Where the API does not say, they stay.
+async fn all_go(client: &Client) -> bool {
+    for _ in 0..ASKED {
+        match Api::<DaemonSet>::namespaced(client.clone(), names::NAMESPACE).get_metadata(AGENTS).await {
+            Ok(agents) => return agents.metadata.deletion_timestamp.is_some(),
+            // with `kubectl delete -f` roles and accounts go as well
+            Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403 | 404) => return true,
+            Err(e) => tracing::warn!("cannot ask whether smart updates are disabled: {}", k3s::in_words(&e)),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    false
 }
 
 #[cfg(test)]

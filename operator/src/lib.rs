@@ -7,6 +7,7 @@ pub mod image;
 mod job;
 mod manifest;
 mod serve;
+pub mod updaters;
 
 pub use agent::agent;
 pub use controller::controller;
@@ -17,6 +18,8 @@ pub use manifest::{job_name, manifest};
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The lease that the leading controller holds, in the operator's namespace.
 const LEASE: &str = "smartup-controller";
+/// The agents' `DaemonSet`.
+const AGENTS: &str = "smartup-agent";
 /// Where pods answer probes and show their metrics.
 const PORT: u16 = 8080;
 

@@ -64,7 +64,7 @@ mod tests {
         };
         assert_eq!((bound("RoleBinding"), bound("ClusterRoleBinding")), (vec!["smartup-agent"], vec![]));
         let role = documents.iter().find(|d| d["kind"] == "Role" && d["metadata"]["name"] == "smartup-agent").unwrap();
-        assert_eq!(rules(role), ["nodeupdates: get,list,watch", "nodeupdates/status: patch"]);
+        assert_eq!(rules(role), ["nodeupdates: get,list,watch", "nodeupdates/status: patch", "daemonsets: get"]);
         for role in documents.iter().filter(|d| ["Role", "ClusterRole"].iter().any(|k| d["kind"] == *k)) {
             assert!(!rules(role).iter().any(|r| r.contains('*') || r.contains("secrets") || r.contains("pods")), "{role:#}");
         }
