@@ -57,6 +57,14 @@ pub fn sent(file: &LocalFile) -> K3s {
     K3s::Sent { path: file.remote_path("k3s").into(), sha256: file.sha256.clone(), size: file.size }
 }
 
+/// What came of asking a host.
+enum Asked {
+    /// It has done the job, or says why it could not.
+    Answered(Result<Value>),
+    /// It could not be asked, or was lost before it said how it ended.
+    Lost(Error),
+}
+
 /// The hosts of a file, and how to talk to them.
 pub struct Remote {
     /// What the file says.
@@ -234,38 +242,53 @@ impl Remote {
     /// # Errors
     /// When the host cannot be reached, or the job fails there.
     pub async fn ask(&self, host: &HostSpec, job: Job) -> Result<Value> {
-        self.ask_and_hear(host, job, &Reporter::default()).await
+        match self.ask_and_hear(host, job, &Reporter::default()).await {
+            Asked::Answered(answer) => answer,
+            Asked::Lost(error) => Err(error),
+        }
     }
 
-    /// Gives a job to the first server, in the file's order, that can be reached; reports what it says on the way, and answers its
-    /// result.
+    /// Gives a job, which may be begun again, to the first server, in the file's order, that can be reached; when that one is lost on
+    /// the way, to the next one, and `job` is told that another has begun. Reports what it says on the way, and answers its result.
     ///
     /// # Errors
     /// When no server can be reached, or the job fails there.
-    pub async fn ask_a_server(&self, job: Job, reporter: &Reporter) -> Result<Value> {
-        let mut silent = Vec::new();
+    pub async fn ask_a_server(&self, job: impl Fn(bool) -> Job, reporter: &Reporter) -> Result<Value> {
+        let (mut silent, mut begun) = (Vec::new(), false);
         for server in self.cluster.servers() {
-            match self.reach(server).await {
-                Ok(()) => return self.ask_and_hear(server, job, reporter).await,
-                Err(e) => silent.push(format!("{}: {}", server.host, e.chain())),
+            if let Err(e) = self.reach(server).await {
+                silent.push(format!("{}: {}", server.host, e.chain()));
+                continue;
+            }
+            match self.ask_and_hear(server, job(begun), reporter).await {
+                Asked::Answered(answer) => return answer,
+                Asked::Lost(e) => {
+                    reporter.warn(format!("{} was lost: {}", server.host, e.chain()), Some("the next server goes on".into()));
+                    silent.push(format!("{}: {}", server.host, e.chain()));
+                    begun = true;
+                }
             }
         }
         Err(Error::failed(format!("no server of the file can be reached:\n  {}", silent.join("\n  "))))
     }
 
-    async fn ask_and_hear(&self, host: &HostSpec, job: Job, reporter: &Reporter) -> Result<Value> {
+    async fn ask_and_hear(&self, host: &HostSpec, job: Job, reporter: &Reporter) -> Asked {
         // kept until the end: the end of the orders means that the work is not wanted any more
         let (_orders, heard) = unbounded_channel();
-        let result = std::sync::Mutex::new(Err(Error::failed("smartup ended there without an answer")));
+        let result = std::sync::Mutex::new(Asked::Lost(Error::failed("smartup ended there without an answer")));
         let hand = |input| {
             let answer = match input {
-                Input::Said(FromNode::Done { result }) => Ok(result),
-                Input::Said(FromNode::Failed(failure)) => Err(failure.into()),
-                Input::Lost(error) => Err(error),
+                Input::Said(FromNode::Done { result }) => Asked::Answered(Ok(result)),
+                Input::Said(FromNode::Failed(failure)) => Asked::Answered(Err(failure.into())),
+                Input::Lost(error) => Asked::Lost(error),
                 Input::Said(FromNode::Event { event }) => return reporter.report(event),
                 Input::Said(_) | Input::Sending { .. } => return,
             };
-            *result.lock().unwrap_or_else(PoisonError::into_inner) = answer;
+            let mut result = result.lock().unwrap_or_else(PoisonError::into_inner);
+            // it has answered: that the connection breaks then is no matter
+            if !matches!(*result, Asked::Answered(_)) {
+                *result = answer;
+            }
         };
         Box::pin(converse(&self.common, &self.target(host), job, heard, hand)).await;
         result.into_inner().unwrap_or_else(PoisonError::into_inner)

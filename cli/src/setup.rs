@@ -7,9 +7,12 @@ use std::path::Path;
 use cluster::{AuthPass, Interface, Port, Role, Runtime, Ticket, Token, Vip, Vrrp};
 use fleet::protocol::VrrpWire;
 use k3s::{EnvFile, Source};
-use node::{Error, FileStep, Finding, Host, Kind, ModulesStep, PackageStep, Plan, Preflight, Result, SysctlStep, Verdict, host_checks};
-use operator::image::{Image, ImageStep, Program};
+use node::{
+    Error, FileStep, Finding, Host, Kind, Mode, ModulesStep, PackageStep, Plan, Preflight, Result, Run, SysctlStep, Verdict, host_checks,
+};
+use operator::image::{Image, ImageStep};
 
+use crate::commands::image::own;
 use crate::membership::{Membership, present_flags};
 
 /// What a host shall become.
@@ -263,14 +266,28 @@ impl Setup {
 /// The operator's image, which a host has from its first day: one that joins later needs it at once, and cannot tell. A smartup that
 /// was built for its own machine alone can be none, and gets as far as it can without: `enable-updates` says so.
 fn image() -> Result<Option<Image>> {
-    match Program::own() {
-        Ok(program) => Image::of(program, env!("CARGO_PKG_VERSION")).map(Some),
+    match own() {
+        Ok(image) => Ok(Some(image)),
         Err(e) if e.kind == Kind::Refused => {
             tracing::info!("the operator's image is not put on this host: {e}");
             Ok(None)
         }
         Err(e) => Err(e),
     }
+}
+
+/// Puts the operator's image on this host, with the cluster's or the host's own `runtime`; answers whether it was not there.
+///
+/// # Errors
+/// Refused when smartup cannot be an image, or another run is under way here.
+pub async fn put_image(host: &Host, runtime: Option<Runtime>) -> Result<bool> {
+    let _lock = lock(host, false)?;
+    let runtime = runtime.or(Membership::load()?.map(|m| m.runtime)).unwrap_or_default();
+    let mut plan = Plan::default();
+    plan.push(ImageStep { image: own()?, runtime });
+    let mut run = Run::new(host, Mode::Apply, plan.0.len());
+    run.part(&plan).await?;
+    Ok(run.summary().changed > 0)
 }
 
 /// What cannot be changed by running again with other options.

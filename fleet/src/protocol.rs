@@ -130,8 +130,16 @@ pub enum Job {
         /// The manifest that brought it; None = the one on the server, or smartup's own.
         manifest: Option<String>,
     },
-    /// Stop k3s here, and disable it at boot.
-    DisableK3s,
+    /// Smart updates are disabled: let this host update itself again.
+    Disabled {
+        /// Stop k3s here too, and disable it at boot.
+        k3s: bool,
+    },
+    /// Have the maintenance operator's image here.
+    Image {
+        /// What runs the containers, as the cluster's file says it; None = as this host was set up, or containerd.
+        runtime: Option<cluster::Runtime>,
+    },
 }
 
 /// How the maintenance operator comes.
@@ -143,6 +151,8 @@ pub struct EnableUpdates {
     pub update_manager: Option<String>,
     /// How long it may take, in seconds.
     pub timeout_s: u64,
+    /// Whether another server has begun with it, and was lost: the cluster gets time to be well again.
+    pub goes_on: bool,
 }
 
 /// Which version of k3s shall run on a member of a cluster. The conversation is that of [`Job::Setup`], without tickets; k3s is

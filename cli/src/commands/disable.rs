@@ -7,10 +7,9 @@ use cluster::Role;
 use fleet::protocol::Job;
 use node::{Error, Host, Result};
 
-use super::enable_updates::{read, understood};
-use super::{Format, OutputArgs};
+use super::{Format, Reach, read_file, understood};
 use crate::output::{self, Progress};
-use crate::remote::{Connect, Remote};
+use crate::remote::Remote;
 use crate::rollout::{self, Disabled};
 use crate::run_here::stop_on_signal;
 
@@ -20,7 +19,8 @@ pub const TIMEOUT: Duration = Duration::from_secs(600);
 /// Take the maintenance operator out of the cluster, and nothing else
 ///
 /// Run as root on a server, or with a cluster's file from anywhere. Deletes what was wanted and what is known of the nodes first,
-/// then the manifest's objects, the last one first, and takes from the nodes the labels that smartup has set.
+/// then the manifest's objects, the last one first, and takes from the nodes the labels that smartup has set. The hosts update
+/// themselves as they did before.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  smartup disable\n  smartup disable -f cluster.yaml --k3s")]
 pub struct Disable {
@@ -30,49 +30,40 @@ pub struct Disable {
     /// Stop k3s as well and disable it at boot: on this host, or with -f on every host of the file. Its data and its pods stay
     #[arg(long)]
     k3s: bool,
-    /// Do it on a server of this file over SSH
-    #[arg(short, long, value_name = "FILE")]
-    file: Option<PathBuf>,
     #[command(flatten)]
-    connect: Option<Connect>,
-    #[command(flatten)]
-    output: OutputArgs,
+    reach: Reach,
 }
 
 impl Disable {
     pub async fn run(self, verbose: u8) -> Result<ExitCode> {
-        let remote = Remote::maybe(self.file.as_deref(), self.connect.as_ref(), true)?;
-        let manifest = read(self.manifest.as_deref())?;
-        let progress = Progress::start(self.output.events, verbose > 0, false);
+        let remote = self.reach.remote()?;
+        let manifest = self.manifest.as_deref().map(read_file).transpose()?;
+        let progress = Progress::start(self.reach.output.events, verbose > 0, false);
         let done = match &remote {
             Some(remote) => self.over_ssh(remote, manifest, &progress).await,
             None => self.here(manifest.as_deref(), &progress).await,
         };
         progress.finish().await;
-        output::print(&done?, self.output.output.unwrap_or(Format::Table), in_words)?;
+        output::print(&done?, self.reach.output.output.unwrap_or(Format::Table), in_words)?;
         Ok(ExitCode::SUCCESS)
     }
 
     async fn here(&self, manifest: Option<&str>, progress: &Progress) -> Result<Disabled> {
         let host = Host::open(progress.reporter(), stop_on_signal()?, TIMEOUT).await?;
         let mut done = rollout::disable(&host, manifest).await?;
-        if self.k3s {
-            done.gone.extend(rollout::disable_k3s(&host).await?);
-        }
+        done.gone.extend(rollout::put_back(&host, self.k3s).await?);
         Ok(done)
     }
 
     /// Agents before servers: they have nobody to speak to otherwise.
     async fn over_ssh(&self, remote: &Remote, manifest: Option<String>, progress: &Progress) -> Result<Disabled> {
-        let mut done: Disabled = understood(remote.ask_a_server(Job::Disable { manifest }, &progress.reporter()).await?)?;
-        if !self.k3s {
-            return Ok(done);
-        }
-        let mut failed = Vec::new();
+        let mut done: Disabled =
+            understood(remote.ask_a_server(|_| Job::Disable { manifest: manifest.clone() }, &progress.reporter()).await)?;
+        let (job, mut failed) = (Job::Disabled { k3s: self.k3s }, Vec::new());
         for role in [Role::Agent, Role::Server] {
-            for (host, answer) in remote.ask_all(remote.cluster.hosts.iter().filter(|h| h.role == role), &Job::DisableK3s).await {
-                match answer.and_then(understood::<Vec<String>>) {
-                    Ok(units) => done.gone.extend(units.iter().map(|u| format!("{host}: {u}"))),
+            for (host, answer) in remote.ask_all(remote.cluster.hosts.iter().filter(|h| h.role == role), &job).await {
+                match understood::<Vec<String>>(answer) {
+                    Ok(gone) => done.gone.extend(gone.iter().map(|g| format!("{host}: {g}"))),
                     Err(e) => failed.push(format!("{host}: {}", e.chain())),
                 }
             }
@@ -80,8 +71,8 @@ impl Disable {
         if failed.is_empty() {
             return Ok(done);
         }
-        Err(Error::failed(format!("smart updates are disabled, but k3s is not on all hosts:\n  {}", failed.join("\n  ")))
-            .hint("on each of them: systemctl disable --now k3s-server k3s-agent"))
+        Err(Error::failed(format!("the operator is gone, but these hosts could not be seen to:\n  {}", failed.join("\n  ")))
+            .hint("run the same command again when they can be reached"))
     }
 }
 

@@ -1,6 +1,7 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use node::{Context as _, Result};
@@ -40,6 +41,9 @@ impl ImageCommand {
         Ok(ExitCode::SUCCESS)
     }
 }
+
+/// How long a host may take to have the image: to write it, and to have containerd or docker import it.
+pub const LIMIT: Duration = Duration::from_secs(300);
 
 /// The image of the program that runs.
 ///

@@ -33,7 +33,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use cluster::{Interface, Invalid, K3sArg, K3sVersion, Mirror, Port, Role, Timeout, Token, Vip};
 use k3s::Source;
 use node::{Context as _, Error, Result};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
+use crate::remote::{Connect, Remote};
 use crate::setup::{VrrpWish, Wanted};
 
 /// Makes a highly available k3s cluster out of Linux hosts, behind a floating address.
@@ -190,6 +193,25 @@ pub enum Events {
     Json,
 }
 
+/// Where a command works, and how the result is printed.
+#[derive(Debug, Args)]
+pub struct Reach {
+    /// Reach the hosts of this file over SSH
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    #[command(flatten)]
+    pub connect: Option<Connect>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+impl Reach {
+    /// The hosts of the file; None = this host.
+    pub fn remote(&self) -> Result<Option<Remote>> {
+        Remote::maybe(self.file.as_deref(), self.connect.as_ref(), true)
+    }
+}
+
 impl HostArgs {
     /// What the host shall become, as these options and the command's own say it.
     pub fn wanted(&self, role: Role, first: bool, vip: Vip, port: Option<Port>, token: Option<Token>, vrrp: VrrpWish) -> Result<Wanted> {
@@ -228,12 +250,24 @@ pub fn read_text(path: &Path) -> std::io::Result<String> {
     if path == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(path) }
 }
 
+/// Reads a file of the user's, or stdin for `-`.
+pub fn read_file(path: &Path) -> Result<String> {
+    read_text(path).context(format!("cannot read {}", path.display())).map_err(invalid)
+}
+
 /// Reads a secret's file, or stdin for `-`.
 pub fn read_secret(path: &Path, what: &str) -> Result<String> {
-    read_text(path).context(format!("cannot read the {what} from {}", path.display())).map_err(|mut e| {
-        e.kind = node::Kind::Invalid;
-        e
-    })
+    read_text(path).context(format!("cannot read the {what} from {}", path.display())).map_err(invalid)
+}
+
+fn invalid(mut e: Error) -> Error {
+    e.kind = node::Kind::Invalid;
+    e
+}
+
+/// What a host answers.
+pub fn understood<T: DeserializeOwned>(answer: Result<Value>) -> Result<T> {
+    serde_json::from_value(answer?).context("the host's answer is not understood")
 }
 
 /// A text that is right for a type of `cluster`; clap says the name and the value itself.

@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
-use super::{disable, reset, snapshot, status, ticket};
+use super::{disable, image, reset, snapshot, status, ticket};
 use crate::depart;
 use crate::doctor::doors::{self, Doors};
 use crate::doctor::{self, Patient};
@@ -142,17 +142,21 @@ async fn work(job: Job, heard: &mut UnboundedReceiver<ToNode>, stop: &Cancellati
             to_json(&depart::of_another(&host, &called, how.into()).await?)
         }
         Job::Snapshot(job) => snapshot::job(job, async |timeout| Host::open(talk.reporter(), stop.clone(), timeout).await).await,
+        Job::Image { runtime } => {
+            let host = Host::open(talk.reporter(), stop.clone(), image::LIMIT).await?;
+            to_json(&setup::put_image(&host, runtime).await?)
+        }
         Job::EnableUpdates(wish) => {
             let host = Host::open(talk.reporter(), stop.clone(), Duration::from_secs(wish.timeout_s)).await?;
-            to_json(&rollout::enable(&host, wish.manifest.as_deref(), wish.update_manager.as_deref()).await?)
+            to_json(&rollout::enable(&host, wish.manifest.as_deref(), wish.update_manager.as_deref(), wish.goes_on).await?)
         }
         Job::Disable { manifest } => {
             let host = Host::open(talk.reporter(), stop.clone(), disable::TIMEOUT).await?;
             to_json(&rollout::disable(&host, manifest.as_deref()).await?)
         }
-        Job::DisableK3s => {
+        Job::Disabled { k3s } => {
             let host = Host::open(talk.reporter(), stop.clone(), disable::TIMEOUT).await?;
-            to_json(&rollout::disable_k3s(&host).await?)
+            to_json(&rollout::put_back(&host, k3s).await?)
         }
         Job::Doctor(wish) => examine(*wish, heard, stop, talk).await,
         Job::Drill(job) => {

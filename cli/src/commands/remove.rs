@@ -1,19 +1,18 @@
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use cluster::Role;
 use cluster::file::HostSpec;
 use fleet::protocol::Job;
-use node::{Context as _, Error, Host, Result};
-use serde_json::{Value, json};
+use node::{Error, Host, Result};
+use serde_json::json;
 
 use super::leave::{HowArgs, SLACK};
 use super::reset::agree;
-use super::{Format, OutputArgs};
+use super::{Format, Reach, understood};
 use crate::depart;
 use crate::output::{self, Progress};
-use crate::remote::{Connect, Remote};
+use crate::remote::Remote;
 use crate::run_here::stop_on_signal;
 
 /// Take a host out of the cluster, also one that is dead for ever
@@ -26,20 +25,15 @@ use crate::run_here::stop_on_signal;
 pub struct Remove {
     /// The host, by its node's name or address, or as the file calls it
     host: String,
-    /// Reach the hosts of this file over SSH
-    #[arg(short, long, value_name = "FILE")]
-    file: Option<PathBuf>,
     #[command(flatten)]
     how: HowArgs,
     #[command(flatten)]
-    connect: Option<Connect>,
-    #[command(flatten)]
-    output: OutputArgs,
+    reach: Reach,
 }
 
 impl Remove {
     pub async fn run(self, verbose: u8) -> Result<ExitCode> {
-        let remote = Remote::maybe(self.file.as_deref(), self.connect.as_ref(), true)?;
+        let remote = self.reach.remote()?;
         if !self.how.yes {
             agree(&format!("This takes {} out of the cluster, and its data with it.\n", self.host))?;
         }
@@ -47,7 +41,7 @@ impl Remove {
             Some(remote) => self.over_ssh(remote).await?,
             None => self.here(verbose).await?,
         };
-        let format = self.output.output.unwrap_or(Format::Table);
+        let format = self.reach.output.output.unwrap_or(Format::Table);
         output::print(&json!({ "host": self.host, "done": done }), format, |_| match done.as_slice() {
             [] => format!("{} is not in the cluster; nothing was changed.", self.host),
             done => done.join("\n"),
@@ -56,7 +50,7 @@ impl Remove {
     }
 
     async fn here(&self, verbose: u8) -> Result<Vec<String>> {
-        let progress = Progress::start(self.output.events, verbose > 0, false);
+        let progress = Progress::start(self.reach.output.events, verbose > 0, false);
         let host = Host::open(progress.reporter(), stop_on_signal()?, self.how.timeout + SLACK).await?;
         let done = depart::of_another(&host, std::slice::from_ref(&self.host), self.how.how().into()).await;
         drop(host);
@@ -107,8 +101,4 @@ impl Remove {
         }
         Err(Error::failed(format!("no other server of the file can be reached:\n  {}", silent.join("\n  "))))
     }
-}
-
-fn understood(answer: Result<Value>) -> Result<Vec<String>> {
-    serde_json::from_value(answer?).context("the host's answer is not understood")
 }

@@ -1,5 +1,5 @@
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,16 +12,17 @@ use node::{Context as _, Error, Host, Lock, Result, Undo, Undone, UndoneHow};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Format, OutputArgs};
+use super::{Format, Reach, understood};
 use crate::membership::Membership;
 use crate::output::{self, Progress};
-use crate::remote::{Connect, Remote};
+use crate::remote::Remote;
 use crate::run_here::stop_on_signal;
 
 /// Undo on this host exactly what smartup did
 ///
 /// Stops what it started, restores or removes the files that it wrote, takes back its firewall rules and kernel settings,
 /// and removes k3s's pods and data if smartup had k3s make them. Files that someone edited since are kept and named.
+/// With a file on all its hosts: agents first, the first server last.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  smartup reset --yes\n  smartup reset --yes --packages\n  smartup reset -f cluster.yaml")]
 pub struct Reset {
@@ -34,13 +35,8 @@ pub struct Reset {
     /// Also when etcd loses its quorum by it: the cluster is given up
     #[arg(long, conflicts_with = "file")]
     force: bool,
-    /// Undo it on all hosts of this file over SSH, agents first, the first server last
-    #[arg(short, long, value_name = "FILE")]
-    file: Option<PathBuf>,
     #[command(flatten)]
-    connect: Option<Connect>,
-    #[command(flatten)]
-    output: OutputArgs,
+    reach: Reach,
 }
 
 /// What was undone on one host of several, or why not.
@@ -54,7 +50,7 @@ struct HostReport {
 
 impl Reset {
     pub async fn run(self, verbose: u8) -> Result<ExitCode> {
-        match Remote::maybe(self.file.as_deref(), self.connect.as_ref(), true)? {
+        match self.reach.remote()? {
             Some(remote) => self.all(&remote).await,
             None => self.here(verbose).await,
         }
@@ -78,19 +74,19 @@ impl Reset {
             answers.push((server.host.to_string(), remote.ask(server, job.clone()).await));
         }
         let reports: Vec<HostReport> = answers.into_iter().map(|(host, answer)| HostReport::new(host, answer)).collect();
-        let format = self.output.output.unwrap_or(Format::Table);
+        let format = self.reach.output.output.unwrap_or(Format::Table);
         output::print(&reports, format, |all| all.iter().map(HostReport::in_words).collect::<Vec<_>>().join("\n"))?;
         let good = reports.iter().all(|r| r.error.is_none());
         Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
     async fn here(self, verbose: u8) -> Result<ExitCode> {
-        let progress = Progress::start(self.output.events, verbose > 0, false);
+        let progress = Progress::start(self.reach.output.events, verbose > 0, false);
         let host = Host::open(progress.reporter(), stop_on_signal()?, Duration::from_secs(300)).await?;
         let done = self.ask_and_undo(&host).await;
         drop(host);
         progress.finish().await;
-        output::print(&done?, self.output.output.unwrap_or(Format::Table), |all| in_words(all))?;
+        output::print(&done?, self.reach.output.output.unwrap_or(Format::Table), |all| in_words(all))?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -121,8 +117,7 @@ async fn bears_it(host: &Host) -> Result<()> {
 
 impl HostReport {
     fn new(host: String, answer: Result<Value>) -> Self {
-        let undone = answer.and_then(|v| serde_json::from_value(v).context("its answer is not understood"));
-        match undone {
+        match understood(answer) {
             Ok(undone) => Self { host, error: None, undone },
             Err(e) => Self { host, error: Some(e.chain()), undone: Vec::new() },
         }
@@ -159,6 +154,7 @@ pub async fn undo(host: &Host, packages: bool, _held: &Lock) -> Result<Vec<Undon
         firewall::BY => firewall::undo(host, data).await,
         "k3s" => k3s::undo(host, data).await,
         operator::image::BY => operator::image::undo(host, data).await,
+        operator::updaters::BY => operator::updaters::undo(data),
         other => Err(Error::failed(format!("the journal has a change of an unknown kind: {other}"))
             .hint("it was written by a newer smartup: use that one")),
     })
@@ -200,6 +196,9 @@ fn describe(undo: &Undo) -> String {
         Undo::Package { package } => format!("package {package} (kept without --packages)"),
         Undo::Other { by, .. } if by == "k3s" => "k3s's pods and data on this host".into(),
         Undo::Other { by, .. } if by == operator::image::BY => "the operator's image".into(),
+        Undo::Other { by, data } if by == operator::updaters::BY => {
+            format!("{} held back", data["service"].as_str().unwrap_or("automatic updates"))
+        }
         Undo::Other { by, .. } => format!("{by} rule"),
     }
 }

@@ -16,10 +16,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{Format, OutputArgs, duration, read_secret};
+use super::{Format, OutputArgs, Reach, duration, read_secret, understood};
 use crate::age::{self, Recipient};
 use crate::output::{self, Progress};
-use crate::remote::{Connect, Remote};
+use crate::remote::Remote;
 use crate::run_here::stop_on_signal;
 use crate::snapshot::{self, Course, Found, Keeping, Listed, Of, Restored, Seen, at, loses};
 
@@ -64,18 +64,6 @@ struct Save {
 struct List {
     #[command(flatten)]
     reach: Reach,
-}
-
-/// Where it is done, and how the result is printed.
-#[derive(Debug, Args)]
-struct Reach {
-    /// Reach the hosts of this file over SSH
-    #[arg(short, long, value_name = "FILE")]
-    file: Option<PathBuf>,
-    #[command(flatten)]
-    connect: Option<Connect>,
-    #[command(flatten)]
-    output: OutputArgs,
 }
 
 /// Bring the cluster back to a snapshot: all that was written since is lost
@@ -196,10 +184,6 @@ where
     (all, whole)
 }
 
-fn understood<T: DeserializeOwned>(answer: Result<Value>) -> Result<T> {
-    serde_json::from_value(answer?).context("the host's answer is not understood")
-}
-
 fn ended(whole: bool) -> ExitCode {
     if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -216,7 +200,7 @@ impl Save {
         }
         recipients.extend(self.recipient.iter().map(ToString::to_string));
         let parsed = snapshot::recipients(&recipients)?;
-        let (rows, whole) = match Remote::maybe(self.reach.file.as_deref(), self.reach.connect.as_ref(), true)? {
+        let (rows, whole) = match self.reach.remote()? {
             None => (vec![Row { host: None, listed: snapshot::save(&self.name, &parsed).await? }], true),
             Some(remote) => {
                 let job = Job::Snapshot(SnapshotJob::Save { name: self.name.into(), recipients });
@@ -230,7 +214,7 @@ impl Save {
 
 impl List {
     async fn run(self) -> Result<ExitCode> {
-        let (rows, whole) = match Remote::maybe(self.reach.file.as_deref(), self.reach.connect.as_ref(), true)? {
+        let (rows, whole) = match self.reach.remote()? {
             None => (snapshot::list()?.into_iter().map(|listed| Row { host: None, listed }).collect(), true),
             Some(remote) => {
                 collect(remote.ask_all(remote.cluster.servers(), &Job::Snapshot(SnapshotJob::List)).await, |all: Vec<Listed>| all)
@@ -265,7 +249,7 @@ impl Restore {
     async fn run(self, verbose: u8) -> Result<ExitCode> {
         let token = self.token_file.as_ref().map(|f| read_secret(f, "token")).transpose()?;
         let token = token.map(|t| Token::parse(&t)).transpose()?;
-        let done = match Remote::maybe(self.reach.file.as_deref(), self.reach.connect.as_ref(), true)? {
+        let done = match self.reach.remote()? {
             Some(remote) => self.all(&remote, token).await?,
             None => self.here(token, verbose).await?,
         };

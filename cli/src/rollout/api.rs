@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::batch::v1::Job;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{self, ApiGroup, Scope, pinned_kind, verbs};
@@ -141,6 +142,19 @@ impl Objects<'_> {
                 })
             })
             .await
+    }
+
+    /// The deployment Jobs in a namespace, but the one that is called so: those of other versions.
+    ///
+    /// # Errors
+    /// When the API does not say.
+    pub async fn other_jobs(&self, namespace: &str, but: Option<&str>) -> Result<Vec<Object>> {
+        let api = Api::<Job>::namespaced(self.client.clone(), namespace);
+        let list = async || api.list_metadata(&ListParams::default()).await.map(|l| l.items);
+        let all = self.ask(&format!("listing the Jobs in {namespace}"), list).await?;
+        let others =
+            all.iter().map(kube::ResourceExt::name_any).filter(|name| name.starts_with(names::JOB_PREFIX) && Some(name.as_str()) != but);
+        Ok(others.map(|name| Object::job(name, namespace)).collect())
     }
 
     /// What somebody keeps in a namespace, in words.

@@ -1,5 +1,7 @@
 //! The operator goes, with all that came with it.
 
+use std::path::Path;
+
 use cluster::Role;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt as _;
@@ -50,6 +52,8 @@ pub async fn disable(host: &Host, named: Option<&str>) -> Result<Disabled> {
             }
         }
         take(&objects, manifest.things_backwards().collect(), &mut done).await?;
+        let old = objects.other_jobs(names::NAMESPACE, None).await?;
+        take(&objects, old.iter().collect(), &mut done).await?;
         take(&objects, manifest.definitions().collect(), &mut done).await?;
         for namespace in manifest.namespaces() {
             match objects.somebodys(&namespace.name).await? {
@@ -106,15 +110,20 @@ async fn unlabel(objects: &Objects<'_>, done: &mut Disabled) -> Result<()> {
     Ok(())
 }
 
-/// Stops k3s on this host and disables it at boot; answers what was done, nothing when it was so already.
+/// Lets this host update itself again, where its agent could not see to it any more; with `k3s`, stops k3s here and disables it at
+/// boot. Answers what was done, nothing when it was so already.
 ///
 /// # Errors
 /// When systemd refuses.
-pub async fn disable_k3s(host: &Host) -> Result<Vec<String>> {
+pub async fn put_back(host: &Host, k3s: bool) -> Result<Vec<String>> {
     if !host.facts.root {
         return Err(Error::failed("smartup does not run as root").hint("run it with sudo"));
     }
-    let mut done = Vec::new();
+    let released = operator::updaters::release(Path::new("/")).await?;
+    let mut done: Vec<String> = released.iter().map(|service| format!("hold on {service}")).collect();
+    if !k3s {
+        return Ok(done);
+    }
     for unit in [Role::Server, Role::Agent].map(k3s::paths::unit) {
         let state = host.systemd.unit(&unit).await?;
         if state.running() {

@@ -27,6 +27,8 @@ const LINES: i64 = 10;
 pub struct Enabled {
     /// The objects that were made or changed.
     pub changed: Vec<String>,
+    /// The Jobs of other versions, which have done their work.
+    pub gone: Vec<String>,
     /// How many were so already.
     pub unchanged: usize,
     /// The deployment Job, which is Complete.
@@ -45,18 +47,15 @@ impl Enabled {
 }
 
 /// Enables smart updates, from a server: applies the manifest and waits until the operator works and each node has a status.
-/// `named` and `named_manager` are the texts of the user's own files.
+/// `named` and `named_manager` are the texts of the user's own files. `goes_on`: another server has begun with it, and was lost; then it
+/// is waited for until the cluster is well.
 ///
 /// # Errors
 /// Refused when the cluster is not well, or another operation is under way; failed as soon as the operator cannot come up, with the
 /// reason.
-pub async fn enable(host: &Host, named: Option<&str>, named_manager: Option<&str>) -> Result<Enabled> {
+pub async fn enable(host: &Host, named: Option<&str>, named_manager: Option<&str>, goes_on: bool) -> Result<Enabled> {
     let client = depart::admin(None).await?;
-    let ailments = course::ailments(&k3s::nodes(&client).await?, &k3s::members().await?);
-    if !ailments.is_empty() {
-        return Err(Error::refused(format!("the cluster is not well:\n  {}", ailments.join("\n  ")))
-            .hint("smartup doctor says more; enable smart updates when all nodes are Ready and all members of etcd healthy"));
-    }
+    well(host, &client, goes_on).await?;
     let objects = Objects { host, client: client.clone() };
     let manifest = manifest(named, has_admission_policies(&objects).await?, || image::own().map(|own| own.reference().clone()))?;
     let manager = named_or_vendors(named_manager, names::UPDATE_MANAGER_MANIFEST)?.map(|text| Manifest::parse(&text)).transpose()?;
@@ -70,6 +69,10 @@ pub async fn enable(host: &Host, named: Option<&str>, named_manager: Option<&str
         let pods = Pods { client, namespace: job.namespace.clone().unwrap_or_else(|| "default".into()), images: manifest.images() };
         apply(&objects, &manifest, &pods, &mut enabled).await?;
         complete(&objects, &job, &pods).await?;
+        for old in objects.other_jobs(&pods.namespace, Some(&job.name)).await? {
+            objects.delete(&old).await?;
+            enabled.gone.push(old.to_string());
+        }
         let manager = update_manager(&objects, manager.as_ref(), named_manager.is_some(), &mut enabled).await?;
         enabled.nodes = reported(&objects, &manager).await?;
         Ok(enabled)
@@ -77,6 +80,27 @@ pub async fn enable(host: &Host, named: Option<&str>, named_manager: Option<&str
     let done = done.await;
     lease.end().await;
     done
+}
+
+/// Whether the cluster is well; with `waits`, that it becomes so.
+async fn well(host: &Host, client: &Client, waits: bool) -> Result<()> {
+    let ailments = async || Ok::<_, Error>(course::ailments(&k3s::nodes(client).await?, &k3s::members().await?));
+    if waits {
+        let becomes = async || {
+            Ok(match ailments().await {
+                Ok(found) if found.is_empty() => Awaited::Done(()),
+                Ok(found) => Awaited::Missing(found.join("; ")),
+                Err(e) => Awaited::Missing(e.chain()),
+            })
+        };
+        return host.wait_for("cluster", "the cluster to be well", becomes).await;
+    }
+    let found = ailments().await?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    Err(Error::refused(format!("the cluster is not well:\n  {}", found.join("\n  ")))
+        .hint("smartup doctor says more; enable smart updates when all nodes are Ready and all members of etcd healthy"))
 }
 
 /// Where the operator's pods are, and what they are made of.
@@ -161,7 +185,7 @@ async fn complete(objects: &Objects<'_>, job: &Object, pods: &Pods) -> Result<()
                     None => String::new(),
                 };
                 let hint = if no_image {
-                    "smartup's own image is put on every host by smartup apply -f FILE, or by smartup init and join run again there".into()
+                    "smartup enable-updates -f FILE puts smartup's own image on every host; so do init and join, run again there".into()
                 } else {
                     format!("k3s kubectl -n {} describe pods says more; run the same command again when it is mended", pods.namespace)
                 };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use kube::api::{DynamicObject, GroupVersionKind};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use node::{Context as _, Error, Result};
 use serde_json::Value;
 use updates::names;
@@ -34,6 +34,13 @@ impl Object {
         let name = value.metadata.name.clone().filter(|n| !n.is_empty());
         let name = name.ok_or_else(|| Error::invalid(format!("the {} has no metadata.name", gvk.kind)))?;
         Ok(Self { gvk, name, namespace: value.metadata.namespace.clone(), value })
+    }
+
+    /// The Job of this name.
+    pub fn job(name: String, namespace: &str) -> Self {
+        let gvk = GroupVersionKind::gvk("batch", "v1", "Job");
+        let value = DynamicObject::new(&name, &ApiResource::from_gvk(&gvk)).within(namespace);
+        Self { gvk, name, namespace: Some(namespace.to_owned()), value }
     }
 
     /// Whether it is of this kind, whatever its version.
