@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
-use common::{Control, LONG, done, is_one_cluster, yaml};
+use common::{Control, LONG, Updater, done, is_one_cluster, yaml};
 use integration::{Host, Lab, LabSpec, until};
 use serde_json::Value;
 
@@ -59,18 +59,24 @@ fn its_pods_run_from_its_own_image_on_every_node_and_outlive_the_leader() -> Res
     is_one_cluster(&[h1, h2, h3], &[h4])?;
 
     the_image_is_everywhere(&control, &all)?;
-    let manifest = done(h1, &["operator", "manifest"])?;
-    h1.write("/root/operator.yaml", 0o600, &manifest)?;
-    h1.run(["k3s", "kubectl", "apply", "-f", "/root/operator.yaml"])?;
-    let job = manifest.lines().find_map(|l| l.trim().strip_prefix("name: vz-maintenance-deployment-job-v")).context("no job")?;
-    let waited = kubectl(h1, &format!("wait --for=condition=Complete job vz-maintenance-deployment-job-v{job} --timeout=180s"));
+    let updater = Updater::on(h4)?;
+    // 7.4.1, steps 3 and 4, as the reference has them
+    h1.sh("printf '#!/bin/sh\\nexec k3s kubectl \"$@\"\\n' > /usr/local/bin/kubectl; chmod 755 /usr/local/bin/kubectl")?;
+    h1.sh("mkdir -p /usr/share/smart-updates; smartup operator manifest > /usr/share/smart-updates/maintenance-operator.yaml")?;
+    h1.write("/usr/share/smart-updates/update-manager.yaml", 0o644, UPDATE_MANAGER)?;
+    h1.sh("kubectl apply -f /usr/share/smart-updates/maintenance-operator.yaml")?;
+    let job = h1.sh(r#"grep "vz-maintenance-deployment-job-v" /usr/share/smart-updates/maintenance-operator.yaml"#)?;
+    let job = job.trim().strip_prefix("name: ").context(job.clone())?;
+    let waited = h1.sh(&format!("kubectl wait --namespace=vz-maintenance-operator --for=condition=Complete job {job} --timeout=1h"));
     if waited.is_err() {
         let seen = h1.sh(&format!("k3s kubectl -n {NAMESPACE} get pods,nodeupdates -o wide; k3s kubectl -n {NAMESPACE} describe pods; for p in $(k3s kubectl -n {NAMESPACE} get pods -o name); do k3s kubectl -n {NAMESPACE} logs --tail 30 $p; done 2>&1"))?;
         waited.context(seen)?;
     }
     pods_are_where_they_belong(h1, &all)?;
     nodes_are_reported(h1, &all)?;
-    let again = h1.run(["k3s", "kubectl", "apply", "-f", "/root/operator.yaml"])?;
+    as_the_reference_says(h1)?;
+    let held = updater.held()?;
+    let again = h1.sh("kubectl apply -f /usr/share/smart-updates/maintenance-operator.yaml")?;
     ensure!(again.lines().all(|l| l.ends_with("unchanged")), "applied twice: {again}");
     an_agent_may_not(h1)?;
     the_next_leads_at_once(h1, &all)?;
@@ -87,6 +93,12 @@ fn its_pods_run_from_its_own_image_on_every_node_and_outlive_the_leader() -> Res
     kubectl(left, "label node h4 maintenance.virtuozzo.io/suspend-")?;
     let resumed = || Ok(standing(left, "h4").is_ok_and(|n| n["rpmPackages"]["status"] != "Suspended").then_some(()));
     until("the new leader sees a label", LONG, resumed)?;
+    updater.still_held(held)?;
+    // a host that is given back updates itself again
+    if node != "h4" {
+        done(h4, &["reset", "--yes"])?;
+        updater.as_before()?;
+    }
     lab.down()
 }
 
@@ -137,8 +149,7 @@ fn nodes_are_reported(h1: &Host, all: &[&Host]) -> Result<()> {
         ensure!(update["status"]["kernel"] == kernel.trim(), "{update:#}");
         ensure!(update["metadata"]["ownerReferences"][0]["kind"] == "Node", "{update:#}");
     }
-    h1.write("/root/update-manager.yaml", 0o600, UPDATE_MANAGER)?;
-    kubectl(h1, "apply -f /root/update-manager.yaml")?;
+    h1.sh("kubectl apply -f /usr/share/smart-updates/update-manager.yaml")?;
     until("all nodes are in the status", LONG, || {
         let nodes = get(h1, "updatemanager default")?["status"]["nodes"].as_array().map(Vec::len);
         Ok((nodes == Some(all.len())).then_some(()))
@@ -150,17 +161,107 @@ fn nodes_are_reported(h1: &Host, all: &[&Host]) -> Result<()> {
     let manager = get(h1, "updatemanager default")?;
     let conditions = manager["status"]["conditions"].as_array().cloned().unwrap_or_default();
     ensure!(!conditions.is_empty() && conditions.iter().all(|c| c["status"] == "True"), "{manager:#}");
+    Ok(())
+}
 
-    // the reference's own lines: a suspended node, and a node of another stage
-    kubectl(h1, r#"label nodes h4 maintenance.virtuozzo.io/suspend="""#)?;
-    kubectl(h1, "label node h4 maintenance.virtuozzo.io/auto-updates-policy=fast --overwrite")?;
-    until("h4 is suspended", LONG, || {
-        let node = standing(h1, "h4")?;
-        let suspended =
-            ["rpmPackages", "readyKernel"].iter().all(|i| node[i]["status"] == "Suspended" && node[i]["reason"] == "ManuallySuspended");
-        Ok((suspended && node["stageName"] == "fast").then_some(()))
-    })?;
-    until("an event says so", LONG, || Ok(h1.sh("k3s kubectl describe node h4")?.contains("UpdatesSuspended").then_some(())))
+/// `kubectl edit`, whose editor is this script of sed's.
+fn edited(h1: &Host, script: &str) -> Result<()> {
+    h1.write("/root/script", 0o644, script)?;
+    h1.write("/root/editor", 0o755, "#!/bin/sh\nexec sed -i -f /root/script \"$1\"\n")?;
+    let said = h1.sh("EDITOR=/root/editor kubectl -n vz-maintenance-operator edit updatemanagers default")?;
+    ensure!(said.trim() == "updatemanager.maintenance.virtuozzo.io/default edited", "{said}");
+    Ok(())
+}
+
+/// The lines of 7.4.2 to 7.4.6 word for word, and our own commands beside them: what one says, the other sees.
+fn as_the_reference_says(h1: &Host) -> Result<()> {
+    let ours = |args: &[&str]| done(h1, &[&["updates"], args].concat());
+    // 7.4.2
+    let yaml = h1.sh("kubectl -n vz-maintenance-operator get updatemanager -o yaml")?;
+    let json: Value = serde_json::from_str(&h1.sh("kubectl -n vz-maintenance-operator get updatemanager -o json")?)?;
+    let own: Value = serde_json::from_str(&ours(&["status", "-o", "json"])?)?;
+    let ids = |nodes: &Value| nodes.as_array().map(|n| n.iter().map(|n| text(&n["id"]).to_owned()).collect::<Vec<_>>());
+    let theirs = &json["items"][0]["status"]["nodes"];
+    ensure!(ids(theirs) == ids(&own["status"]["nodes"]) && ids(theirs).is_some_and(|n| n.len() == 4), "{json:#}");
+    ensure!(yaml.contains("stageName: stable") && yaml.contains("- id: h4"), "{yaml}");
+
+    // 7.4.3
+    edited(h1, r"s/^  maintenanceWindows: \[\]/  maintenanceWindows:\n  - duration: 1h30m\n    schedule: 0 1 * * 1-5/")?;
+    let said = ours(&["window", "add", "0 1 * * mon-fri", "90m"])?;
+    ensure!(said == "window '0 1 * * mon-fri' 1h30m UTC was already there\n", "{said}");
+    ours(&["window", "remove", "0 1 * * 1-5"])?;
+
+    // 7.4.4
+    edited(
+        h1,
+        r"s/^  bannedPackages: \[\]/  bannedPackages:\n  - bash-4.2.46-34.vl7.x86_64/; s/^  bannedPatches: \[\]/  bannedPatches:\n  - 123-4-r5/",
+    )?;
+    let said = ours(&["unban", "bash-4.2.46-34.vl7.x86_64", "123-4-r5"])?;
+    ensure!(said == "bash-4.2.46-34.vl7.x86_64 is no longer banned\n123-4-r5 is no longer banned\n", "{said}");
+
+    // 7.4.5
+    h1.sh("kubectl label node h4 maintenance.virtuozzo.io/auto-updates-policy=fast --overwrite")?;
+    ensure!(ours(&["policy", "h4", "fast"])? == "h4 had that policy already\n");
+    until("h4 is of another stage", LONG, || Ok((standing(h1, "h4")?["stageName"] == "fast").then_some(())))?;
+
+    // 7.4.6
+    let suspended = |reason: Option<&str>| {
+        until(&format!("h4 is suspended: {reason:?}"), LONG, || {
+            let node = standing(h1, "h4")?;
+            let of = |item: &Value| match reason {
+                Some(reason) => item["status"] == "Suspended" && item["reason"] == reason,
+                None => item["status"] != "Suspended",
+            };
+            Ok((of(&node["rpmPackages"]) && of(&node["readyKernel"])).then_some(()))
+        })
+    };
+    edited(h1, "s/^  suspend: false/  suspend: true/")?;
+    suspended(Some("ClusterSuspended"))?;
+    ensure!(ours(&["resume"])? == "updates resumed\n");
+    suspended(None)?;
+    h1.sh(r#"kubectl label nodes h4 maintenance.virtuozzo.io/suspend="""#)?;
+    suspended(Some("ManuallySuspended"))?;
+    h1.sh("kubectl label nodes h4 maintenance.virtuozzo.io/suspend-")?;
+    suspended(None)?;
+    ensure!(ours(&["suspend", "h4"])? == "h4 suspended\n");
+    suspended(Some("ManuallySuspended"))?;
+    until("an event says so", LONG, || Ok(h1.sh("kubectl describe node h4")?.contains("UpdatesSuspended").then_some(())))
+}
+
+/// As `enable-updates -f` has it done on a host of docker's: it is given the image, and asked to forget it by a reset.
+#[test]
+fn docker_is_given_the_image() -> Result<()> {
+    let lab = Lab::up(&LabSpec::hosts(1))?;
+    let h1 = lab.host("h1")?;
+    let docker = "#!/bin/sh
+echo \"$*\" >> /root/asked
+case \"$1 $2\" in
+'image inspect') test -e /root/loaded ;;
+'load --input') cp \"$3\" /root/loaded ;;
+'image rm') rm /root/loaded ;;
+*) exit 1 ;;
+esac
+";
+    h1.write("/usr/local/bin/docker", 0o755, docker)?;
+    let put = || {
+        let job = r#"{"say":"job","job":"image","runtime":"docker"}"#;
+        let said = h1.sh(&format!(
+            "rm -f /run/over; (echo '{job}'; until [ -e /run/over ]; do sleep 0.1; done) | (smartup node; touch /run/over)"
+        ))?;
+        Ok::<_, anyhow::Error>((said, h1.sh("cat /root/asked; rm /root/asked")?))
+    };
+    let image = h1.sh("smartup image save - 2>/root/called | sha256sum")?;
+    let called = h1.sh("cut -d' ' -f1 /root/called")?.trim().to_owned();
+    let (said, asked) = put()?;
+    let inspected = format!("image inspect --format {{{{.Id}}}} {called}\n");
+    ensure!(asked == format!("{inspected}load --input /var/lib/smartup/operator.tar\n{inspected}"), "{asked}\n{said}");
+    ensure!(said.contains(r#"{"say":"done","result":true}"#) && h1.sh("sha256sum < /root/loaded")? == image, "{said}");
+    ensure!(!h1.exec(["test", "-e", "/var/lib/smartup/operator.tar"])?.ok(), "what was loaded is not kept");
+    let (said, asked) = put()?;
+    ensure!(asked == inspected && said.contains(r#"{"say":"done","result":false}"#), "{asked}\n{said}");
+    let said = done(h1, &["reset", "--yes"])?;
+    ensure!(said.contains(&format!("image {called} removed")) && h1.sh("cat /root/asked")? == format!("image rm {called}\n"), "{said}");
+    lab.down()
 }
 
 /// What the agent's token is refused, request by request; and the two things that it is for.
@@ -177,7 +278,7 @@ fn an_agent_may_not(h1: &Host) -> Result<()> {
     for request in [
         r#"patch nodeupdate h1 --type merge -p '{"spec":{"stage":"fast"}}'"#,
         "delete nodeupdate h1",
-        "create -f /root/update-manager.yaml",
+        "create -f /usr/share/smart-updates/update-manager.yaml",
         "get updatemanager default",
         r#"patch updatemanager default --type merge -p '{"spec":{"suspend":true}}'"#,
         "get secrets",

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{LONG, VIP, holders, smartup, status};
 
 /// Where its cluster.yaml is.
-const FILE: &str = "/root/cluster.yaml";
+pub const FILE: &str = "/root/cluster.yaml";
 /// Where a run that goes on in the background says which process it is.
 const PID: &str = "/run/apply.pid";
 

@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part")]
 
 mod control;
+mod updaters;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -11,7 +12,8 @@ use anyhow::{Context as _, Result, ensure};
 use integration::{Host, Lab, Outcome, until};
 use serde_json::Value;
 
-pub use control::{Control, events, follow, host_at, is_away, is_one_cluster, outcomes, rest, yaml};
+pub use control::{Control, FILE, events, follow, host_at, is_away, is_one_cluster, outcomes, rest, yaml};
+pub use updaters::Updater;
 pub use watch::{arguments, longest_silence};
 
 /// The floating address that the tests use.
