@@ -239,7 +239,7 @@ fn not_started(connection: &Connection, exit: &Exit, line: &str, stderr: &str) -
     }
     let said = if stderr.is_empty() { harmless(line.trim()) } else { stderr };
     Error::failed(format!("smartup cannot be run there: {said}"))
-        .hint(format!("{} must allow programs to be run (not mounted noexec), and the login must not print anything", upload::FOLDER))
+        .hint(format!("{} must allow programs to be run (not mounted noexec), and the login must not print anything", node::Host::PROGRAMS))
 }
 
 fn ended(connection: &Connection, exit: &Exit, stderr: &str) -> Error {

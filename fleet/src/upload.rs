@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use node::{Context as _, Error, Result};
+use node::{Context as _, Error, Host, Result};
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::session::harmless;
 use crate::ssh::{Connection, Exit};
 
-/// Where smartup keeps programs on a host. Not in `/tmp`, which may be mounted noexec; only root can get at it.
-pub const FOLDER: &str = "/var/lib/smartup/bin";
+/// Where they go.
+const FOLDER: &str = Host::PROGRAMS;
 
 /// What the upload ends with when the bytes that arrived are not those that were sent.
 const DAMAGED: u32 = 90;

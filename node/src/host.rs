@@ -26,6 +26,9 @@ pub struct Host {
 impl Host {
     /// Where smartup keeps what it must not forget.
     pub const STATE: &'static str = "/var/lib/smartup";
+    /// Where programs are kept that were sent here, each as `NAME-SHA256`. Not in `/tmp`, which may be mounted noexec; only root can get at
+    /// it.
+    pub const PROGRAMS: &'static str = "/var/lib/smartup/bin";
 
     /// The file there that a download goes to before it is installed.
     pub const DOWNLOAD: &'static str = "download";

@@ -31,13 +31,13 @@ impl ImageCommand {
         let Command::Save { file } = self.command;
         let image = own()?;
         let what = || format!("cannot write the image to {}", file.display());
-        if file == Path::new("-") {
-            image.write(std::io::stdout().lock()).context(what())?;
+        let digest = if file == Path::new("-") {
+            image.write(std::io::stdout().lock()).context(what())?
         } else {
             let mut to = std::io::BufWriter::new(std::fs::File::create(&file).context(what())?);
-            image.write(&mut to).and_then(|()| to.flush()).context(what())?;
-        }
-        anstream::eprintln!("{} ({})", image.reference(), image.digest());
+            image.write(&mut to).and_then(|digest| to.flush().map(|()| digest)).context(what())?
+        };
+        anstream::eprintln!("{} ({digest})", image.reference());
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -50,5 +50,5 @@ pub const LIMIT: Duration = Duration::from_secs(300);
 /// # Errors
 /// Refused when it is dynamically linked; failed when it cannot be read.
 pub fn own() -> Result<Image> {
-    Image::of(Program::own()?, env!("CARGO_PKG_VERSION"))
+    Ok(Image::of(Program::own()?, env!("CARGO_PKG_VERSION")))
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use clap::Args;
 use cluster::Role;
 use fleet::protocol::Job;
-use fleet::upload;
 use node::{Context as _, Error, Host, Lock, Result, Undo, Undone, UndoneHow};
 
 use serde::Serialize;
@@ -145,10 +144,10 @@ pub async fn undo(host: &Host, packages: bool, _held: &Lock) -> Result<Vec<Undon
         return Err(Error::failed("smartup does not run as root").hint("run it with sudo"));
     }
     // what `smartup apply` sent here to run; it may be what runs now, and goes on all the same
-    if let Err(e) = std::fs::remove_dir_all(upload::FOLDER)
+    if let Err(e) = std::fs::remove_dir_all(Host::PROGRAMS)
         && e.kind() != std::io::ErrorKind::NotFound
     {
-        return Err(e).context(format!("cannot remove {}", upload::FOLDER));
+        return Err(e).context(format!("cannot remove {}", Host::PROGRAMS));
     }
     node::undo(host, packages, async |host, by, data| match by {
         firewall::BY => firewall::undo(host, data).await,

@@ -1,7 +1,6 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 
-use node::{Context as _, Result};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
@@ -13,7 +12,7 @@ const PROGRAM: &str = "smartup";
 /// When everything in it was made: the same program gives the same bytes, on whatever day.
 const MADE: &str = "1970-01-01T00:00:00Z";
 
-/// The image of one program on nothing else, described: the program itself is never in memory as a whole.
+/// The image of one program on nothing else.
 ///
 /// As a file it is a tar that is an OCI layout and what `docker save` writes at once, so that k3s, `ctr images import` and
 /// `docker load` all take it.
@@ -21,24 +20,42 @@ const MADE: &str = "1970-01-01T00:00:00Z";
 pub struct Image {
     program: Program,
     reference: Reference,
-    layer: Blob,
-    config: Vec<u8>,
-    manifest: Vec<u8>,
 }
 
 impl Image {
-    /// Of a program of this version; reads it through once.
+    /// Of a program of this version.
+    pub fn of(program: Program, version: &str) -> Self {
+        let reference = Reference::ours(version, &program.sha256);
+        Self { program, reference }
+    }
+
+    /// What the image is called.
+    pub fn reference(&self) -> &Reference {
+        &self.reference
+    }
+
+    /// Writes it as a file; answers what container runtimes tell it by: `sha256:` and the hash of its manifest. The program is read three
+    /// times, and never in memory as a whole.
     ///
     /// # Errors
-    /// When it cannot be read.
-    pub fn of(program: Program, version: &str) -> Result<Self> {
-        let what = || format!("cannot read {}", program.path.display());
-        let mut summed = Summed::new(layer(&program).context(what())?);
-        io::copy(&mut summed, &mut io::sink()).context(what())?;
+    /// When it cannot be read or written, or the program was changed since it was looked at.
+    pub fn write(&self, to: impl Write) -> io::Result<String> {
+        let changed = || io::Error::other(format!("{} was changed meanwhile", self.program.path.display()));
+        if node::hash(&self.program.path)? != self.program.sha256 {
+            return Err(changed());
+        }
+        let mut summed = Summed::new(layer(&self.program)?);
+        io::copy(&mut summed, &mut io::sink())?;
         let layer = summed.blob();
+        let (config, manifest) = self.described(&layer);
+        self.archive(to, &layer, &config, &manifest)?.then(|| Blob::of(&manifest).digest()).ok_or_else(changed)
+    }
+
+    /// The image's configuration and its manifest.
+    fn described(&self, layer: &Blob) -> (Vec<u8>, Vec<u8>) {
         let config = json!({
             "created": MADE,
-            "architecture": program.arch,
+            "architecture": self.program.arch,
             "os": "linux",
             "config": { "Entrypoint": [format!("/{PROGRAM}")], "WorkingDir": "/" },
             "rootfs": { "type": "layers", "diff_ids": [layer.digest()] },
@@ -51,33 +68,19 @@ impl Image {
             "config": Blob::of(&config).described_as("config.v1+json"),
             "layers": [layer.described_as("layer.v1.tar")],
         });
-        let reference = Reference::ours(version, &layer.sha256);
-        Ok(Self { program, reference, layer, config, manifest: manifest.to_string().into_bytes() })
+        (config, manifest.to_string().into_bytes())
     }
 
-    /// What the image is called.
-    pub fn reference(&self) -> &Reference {
-        &self.reference
-    }
-
-    /// What container runtimes tell it by: `sha256:` and the hash of its manifest.
-    pub fn digest(&self) -> String {
-        Blob::of(&self.manifest).digest()
-    }
-
-    /// Writes it as a file.
-    ///
-    /// # Errors
-    /// When it cannot be written, or the program was changed since it was described.
-    pub fn write(&self, to: impl Write) -> io::Result<()> {
-        let (config, manifest) = (Blob::of(&self.config), Blob::of(&self.manifest));
-        let mut described = manifest.described_as("manifest.v1+json");
+    /// Whether the layer was still the one that is described.
+    fn archive(&self, to: impl Write, layer: &Blob, config: &[u8], manifest: &[u8]) -> io::Result<bool> {
+        let (config_blob, manifest_blob) = (Blob::of(config), Blob::of(manifest));
+        let mut described = manifest_blob.described_as("manifest.v1+json");
         described["platform"] = json!({ "architecture": self.program.arch, "os": "linux" });
         // containerd goes by its own annotation, which has the whole reference; the OCI's has the tag
         let name = self.reference.to_string();
         described["annotations"] = json!({ "io.containerd.image.name": name, "org.opencontainers.image.ref.name": self.reference.tag() });
         let index = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [described] });
-        let docker = json!([{ "Config": config.path(), "RepoTags": [name], "Layers": [self.layer.path()] }]);
+        let docker = json!([{ "Config": config_blob.path(), "RepoTags": [name], "Layers": [layer.path()] }]);
 
         let mut tar = Builder::new(to);
         for folder in ["blobs/", "blobs/sha256/"] {
@@ -89,17 +92,16 @@ impl Image {
             ("oci-layout", json!({ "imageLayoutVersion": "1.0.0" }).to_string().as_bytes()),
             ("index.json", index.to_string().as_bytes()),
             ("manifest.json", docker.to_string().as_bytes()),
-            (&config.path(), &self.config),
-            (&manifest.path(), &self.manifest),
+            (&config_blob.path(), config),
+            (&manifest_blob.path(), manifest),
         ] {
             file(path, Blob::of(content).size, &mut &*content)?;
         }
-        let mut summed = Summed::new(layer(&self.program)?);
-        file(&self.layer.path(), self.layer.size, &mut summed)?;
-        if summed.blob() != self.layer {
-            return Err(io::Error::other(format!("{} was changed meanwhile", self.program.path.display())));
-        }
-        tar.into_inner()?.flush()
+        let mut summed = Summed::new(self::layer(&self.program)?);
+        file(&layer.path(), layer.size, &mut summed)?;
+        let same = summed.blob() == *layer;
+        tar.into_inner()?.flush()?;
+        Ok(same)
     }
 }
 
@@ -192,14 +194,14 @@ pub(crate) mod tests {
     pub(crate) fn image(more: &[u8]) -> (tempfile::NamedTempFile, Image) {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), [elf(62, &[1]).as_slice(), more].concat()).unwrap();
-        let image = Image::of(Program::read(file.path()).unwrap(), "1.2.3").unwrap();
+        let image = Image::of(Program::read(file.path()).unwrap(), "1.2.3");
         (file, image)
     }
 
-    fn written(image: &Image) -> Vec<u8> {
+    fn written(image: &Image) -> (Vec<u8>, String) {
         let mut bytes = Vec::new();
-        image.write(&mut bytes).unwrap();
-        bytes
+        let digest = image.write(&mut bytes).unwrap();
+        (bytes, digest)
     }
 
     /// The files of a tar by name, with their headers' owner, time and mode.
@@ -220,16 +222,16 @@ pub(crate) mod tests {
     fn the_same_program_gives_the_same_bytes_wherever_it_is() {
         let ((_a, a), (_b, b)) = (image(b"x"), image(b"x"));
         assert_eq!(written(&a), written(&b));
-        assert_eq!(a.digest(), b.digest());
         let (_c, c) = image(b"y");
-        assert_ne!(a.digest(), c.digest());
+        assert_ne!(written(&a).1, written(&c).1);
         assert_ne!(a.reference(), c.reference());
     }
 
     #[test]
     fn every_hash_in_it_leads_to_content_of_that_hash() {
         let (_file, image) = image(&vec![7; 100_000]);
-        let files = files(&written(&image));
+        let (bytes, digest) = written(&image);
+        let files = files(&bytes);
         let json = |name: &str| -> Value { serde_json::from_slice(&files[name].0).unwrap() };
         let follow = |described: &Value| {
             let hash = described["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
@@ -239,7 +241,7 @@ pub(crate) mod tests {
         };
         assert_eq!(json("oci-layout")["imageLayoutVersion"], "1.0.0");
         let described = &json("index.json")["manifests"][0];
-        assert_eq!(described["digest"], image.digest());
+        assert_eq!(described["digest"], digest);
         assert_eq!(described["annotations"]["io.containerd.image.name"], image.reference().to_string());
         let manifest: Value = serde_json::from_slice(&follow(described)).unwrap();
         let config: Value = serde_json::from_slice(&follow(&manifest["config"])).unwrap();

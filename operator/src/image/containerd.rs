@@ -25,8 +25,8 @@ pub(super) enum Found {
     NotRunning,
     /// No such image.
     Nothing,
-    /// An image with this digest.
-    Image(String),
+    /// An image.
+    Image,
 }
 
 /// Looks for an image.
@@ -37,12 +37,12 @@ pub(super) async fn find(name: &str) -> Result<Found> {
     if !Path::new(SOCKET).exists() {
         return Ok(Found::NotRunning);
     }
-    let asked = call::<_, proto::GetAnswer>("/containerd.services.images.v1.Images/Get", proto::Name { name: name.to_owned() }).await;
+    let asked = call::<_, proto::Nothing>("/containerd.services.images.v1.Images/Get", proto::Name { name: name.to_owned() }).await;
     match asked {
-        Ok(answer) => Ok(answer.image.and_then(|i| i.target).map_or(Found::Nothing, |t| Found::Image(t.digest))),
+        Ok(_) => Ok(Found::Image),
         Err(status) if status.code() == Code::NotFound => Ok(Found::Nothing),
-        // a socket that nobody listens at is what a k3s that ended leaves
-        Err(status) if status.code() == Code::Unavailable => Ok(Found::NotRunning),
+        // a socket that nobody listens at is what a k3s that ended leaves; one that ends breaks off
+        Err(status) if status.code() == Code::Unavailable || broke_off(&status) => Ok(Found::NotRunning),
         Err(status) => Err(failed(&format!("cannot look for the image {name}"), &status)),
     }
 }
@@ -61,6 +61,11 @@ pub(super) async fn remove(name: &str) -> Result<bool> {
         Err(status) if status.code() == Code::NotFound => Ok(false),
         Err(status) => Err(failed(&format!("cannot remove the image {}", name.name), &status)),
     }
+}
+
+/// The connection ended before there was an answer.
+fn broke_off(status: &Status) -> bool {
+    std::error::Error::source(status).is_some_and(<dyn std::error::Error>::is::<tonic::transport::Error>)
 }
 
 fn failed(what: &str, status: &Status) -> Error {
@@ -91,23 +96,5 @@ mod proto {
     pub struct Name {
         #[prost(string, tag = "1")]
         pub name: String,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct GetAnswer {
-        #[prost(message, optional, tag = "1")]
-        pub image: Option<Image>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Image {
-        #[prost(message, optional, tag = "3")]
-        pub target: Option<Descriptor>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Descriptor {
-        #[prost(string, tag = "2")]
-        pub digest: String,
     }
 }

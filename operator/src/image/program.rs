@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use node::{Context as _, Error, Result};
+use node::{Context as _, Error, Host, Result};
 
 /// A program that needs nothing but the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,24 +13,34 @@ pub struct Program {
     pub(super) path: PathBuf,
     /// Its size in bytes.
     pub(super) size: u64,
+    /// Its SHA-256 in hexadecimal.
+    pub(super) sha256: String,
     /// Its processor, in the names of Go, which image formats use: `amd64`, `arm64`.
     pub(super) arch: &'static str,
 }
 
 impl Program {
-    /// The program that is running.
+    /// The program that is running. One that was sent to this host has its sum in its name, and is not read through again for it.
     ///
     /// # Errors
     /// As [`Program::read`].
     pub fn own() -> Result<Self> {
-        Self::read(&std::env::current_exe().context("cannot tell where smartup itself is")?)
+        let path = std::env::current_exe().context("cannot tell where smartup itself is")?;
+        match sum_in_name(&path) {
+            Some(sum) => Self::of(&path, sum),
+            None => Self::read(&path),
+        }
     }
 
-    /// Looks at a program's headers.
+    /// Looks at a program's headers, and sums it up.
     ///
     /// # Errors
     /// Refused when it is dynamically linked; failed when it is none, or cannot be read.
     pub fn read(path: &Path) -> Result<Self> {
+        Self::of(path, node::hash(path).context(format!("cannot read {}", path.display()))?)
+    }
+
+    fn of(path: &Path, sha256: String) -> Result<Self> {
         let what = || format!("cannot read {}", path.display());
         let mut file = File::open(path).context(what())?;
         let size = file.metadata().context(what())?.len();
@@ -44,8 +54,15 @@ impl Program {
                 return Err(Error::failed(format!("{} is no program for x86_64 or aarch64", path.display())));
             }
         };
-        Ok(Self { path: path.to_owned(), size, arch })
+        Ok(Self { path: path.to_owned(), size, sha256, arch })
     }
+}
+
+/// The sum that a program's name says it has, where smartup gave it that name after comparing.
+fn sum_in_name(path: &Path) -> Option<String> {
+    let (_, sum) = path.file_name()?.to_str()?.rsplit_once('-')?;
+    let whole = sum.len() == 64 && sum.chars().all(|c| c.is_ascii_hexdigit());
+    (whole && path.parent() == Some(Path::new(Host::PROGRAMS))).then(|| sum.to_owned())
 }
 
 /// What its headers say of a program.
@@ -126,6 +143,15 @@ pub(crate) mod tests {
         let e = read(&elf(62, &[6, INTERPRETER, 1])).unwrap_err();
         assert_eq!(e.kind, node::Kind::Refused);
         assert!(e.what.ends_with("is dynamically linked: an image of it alone would not start"), "{}", e.what);
+    }
+
+    #[test]
+    fn only_where_smartup_itself_named_it_does_a_name_tell_the_sum() {
+        let sum = "0f".repeat(32);
+        assert_eq!(sum_in_name(&Path::new(Host::PROGRAMS).join(format!("smartup-{sum}"))), Some(sum.clone()));
+        assert_eq!(sum_in_name(&Path::new(Host::PROGRAMS).join("smartup-0f")), None);
+        assert_eq!(sum_in_name(Path::new(&format!("/root/smartup-{sum}"))), None);
+        assert_eq!(sum_in_name(Path::new("/usr/local/bin/smartup")), None);
     }
 
     #[test]

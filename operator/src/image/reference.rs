@@ -15,10 +15,10 @@ pub struct Reference {
 const NAME: &str = "smartup.local/operator";
 
 impl Reference {
-    /// The image that smartup makes of itself. The layer's hash in the tag: two builds of one version are two images, so a pod
+    /// The image that smartup makes of itself. The program's hash in the tag: two builds of one version are two images, so a pod
     /// never runs another program than the one that its manifest came from.
-    pub(super) fn ours(version: &str, layer: &str) -> Self {
-        Self { name: format!("{NAME}:{version}-{}", &layer[..layer.len().min(12)]), ours: true }
+    pub(super) fn ours(version: &str, program: &str) -> Self {
+        Self { name: format!("{NAME}:{version}-{}", &program[..program.len().min(12)]), ours: true }
     }
 
     /// The part behind the last colon.

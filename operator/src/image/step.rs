@@ -60,9 +60,8 @@ impl Step for ImageStep {
         }
         // a k3s that does not run imports it when it starts
         Ok(match containerd::find(&reference.to_string()).await? {
-            Found::NotRunning => State::Right,
-            Found::Image(digest) if digest == self.image.digest() => State::Right,
-            Found::Image(_) | Found::Nothing => put(),
+            Found::NotRunning | Found::Image => State::Right,
+            Found::Nothing => put(),
         })
     }
 
