@@ -156,6 +156,8 @@ pub fn transient(error: &kube::Error) -> bool {
     }
 }
 
+/// A server that has just started is ready, not ready and ready again while etcd elects a leader, on a busy host for a while.
+const WAITS: usize = 10;
 /// When to ask again after a connection that broke off: the VIP moves within these 3 s, whatever happens to its holder.
 const PAUSES: [Duration; 4] = [Duration::from_millis(100), Duration::from_millis(400), Duration::from_secs(1), Duration::from_millis(1500)];
 
@@ -283,6 +285,10 @@ impl Step for ApiStep {
             .wait(&self.name(), "the API", async || Ok(self.look(&mut clients).await.map_or(Awaited::Done(()), Awaited::Missing)))
             .await
     }
+
+    fn chances(&self) -> usize {
+        WAITS
+    }
 }
 
 #[async_trait(?Send)]
@@ -302,6 +308,10 @@ impl Step for NodeStep {
                 Ok(self.look(host, &mut kept).await?.map_or(Awaited::Done(()), Awaited::Missing))
             })
             .await
+    }
+
+    fn chances(&self) -> usize {
+        WAITS
     }
 }
 

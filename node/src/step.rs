@@ -37,6 +37,12 @@ pub trait Step {
 
     /// Makes it so: writes to the journal first, then changes. Must be safe to run again after a crash in its middle.
     async fn apply(&self, host: &Host) -> Result<()>;
+
+    /// How often it is applied at most, if the check after it is not satisfied. What was there a moment ago may be away just then, as the
+    /// API is while the VIP moves. A step that only waits may have more chances: each waits anew, for as long as the step waits.
+    fn chances(&self) -> usize {
+        2
+    }
 }
 
 /// Steps in their order.
@@ -139,9 +145,6 @@ impl<'a> Run<'a> {
     }
 }
 
-/// How often a step is applied at most. What was there a moment ago may be away just then, as the API is while the VIP moves.
-const CHANCES: usize = 2;
-
 async fn run_step(step: &dyn Step, host: &Host, mode: Mode) -> Result<(Outcome, Vec<Change>)> {
     let changes = match step.check(host).await? {
         State::Right => return Ok((Outcome::Unchanged, Vec::new())),
@@ -151,7 +154,7 @@ async fn run_step(step: &dyn Step, host: &Host, mode: Mode) -> Result<(Outcome, 
         return Ok((Outcome::WouldChange, changes));
     }
     let mut left = Vec::new();
-    for _ in 0..CHANCES {
+    for _ in 0..step.chances() {
         step.apply(host).await?;
         match step.check(host).await? {
             State::Right => return Ok((Outcome::Changed, changes)),
