@@ -236,7 +236,8 @@ fn a_cut_divides_two_hosts_only() -> Result<()> {
     h1.lose(30)?;
     let pings = h2.exec(["ping", "-i0.005", "-c200", "-W1", "h1"])?.stdout;
     let received: u32 = pings.split(" received").next().and_then(|front| front.rsplit(' ').next()).unwrap().parse()?;
-    assert!((60..140).contains(&received), "0.7 * 0.7 of 200: {pings}");
+    // 0.7 * 0.7 of 200, less where neighbours' questions for each other are lost as well
+    assert!((20..140).contains(&received), "{pings}");
     h1.lose(0)?;
     reached(h2, h1)
 }
