@@ -7,7 +7,7 @@ use integration::{Host, Lab, LabSpec, Outcome, until};
 
 const SECRET: &str = "a-lab-secret";
 const LONG: Duration = Duration::from_secs(180);
-const ENDS: Duration = Duration::from_secs(30);
+const ENDS: Duration = Duration::from_secs(150);
 
 fn lab(hosts: u8) -> Result<Lab> {
     let lab = Lab::up(&LabSpec::hosts(hosts).without_smartup())?;
