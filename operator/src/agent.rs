@@ -74,15 +74,12 @@ fn due(object: &NodeUpdate, seen: &Seen, now: Timestamp) -> Option<NodeUpdateSta
         age < pace && age > -pace
     };
     let before = object.status.as_ref();
-    let status = NodeUpdateStatus {
-        agent_version: VERSION.into(),
-        reported_at: Time(now),
-        kernel: seen.kernel.clone(),
-        check: object.spec.check.clone(),
-        packages: before.and_then(|s| s.packages.clone()),
-        patches: before.and_then(|s| s.patches.clone()),
-        storage_services: seen.storage_services.clone(),
-    };
+    let mut status = before.cloned().unwrap_or_else(|| NodeUpdateStatus::new(Time(now)));
+    status.agent_version = VERSION.into();
+    status.reported_at = Time(now);
+    status.kernel.clone_from(&seen.kernel);
+    status.check.clone_from(&object.spec.check);
+    status.storage_services.clone_from(&seen.storage_services);
     let same = before.is_some_and(|b| NodeUpdateStatus { reported_at: b.reported_at.clone(), ..status.clone() } == *b && fresh(b));
     (!same).then_some(status)
 }
@@ -188,7 +185,7 @@ mod tests {
     #[test]
     fn reports_what_is_new_at_once_and_otherwise_seldom() {
         let seen = Seen { kernel: "6.1".into(), storage_services: vec![] };
-        let mut object = NodeUpdate::new("n", NodeUpdateSpec { stage: Stage::Fast, policy: Policy::Auto, check: "a".into() });
+        let mut object = NodeUpdate::new("n", NodeUpdateSpec::new(Stage::Fast, Policy::Auto, "a"));
         object.status = due(&object, &seen, at(0));
         let status = object.status.clone().unwrap();
         assert_eq!((status.kernel.as_str(), status.check.as_str(), status.agent_version.as_str()), ("6.1", "a", VERSION));

@@ -7,8 +7,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use sha2::{Digest as _, Sha256};
 
 use crate::api::{
-    AGENTS_REPORTING, Available, ItemsStatus, Listing, NodeStatus, NodeUpdate, NodeUpdateSpec, NodeUpdateStatus, Reason, SPEC_VALID, State,
-    Summary, UpdateManagerSpec, condition,
+    AGENTS_REPORTING, Available, ItemsStatus, Listing, NodeStatus, NodeUpdate, NodeUpdateSpec, NodeUpdateStatus, Reason, SPEC_VALID,
+    StageDelays, State, Summary, UpdateManagerSpec, condition,
 };
 use crate::names::{POLICY_LABEL, SUSPEND_LABEL};
 use crate::{Asked, Bans, Gate, PatchName, Policy, Stage, assign, gate};
@@ -53,12 +53,16 @@ pub fn wanted<'a>(
     let asked: BTreeMap<_, _> = nodes.iter().map(asked).collect();
     let stages = assign(&asked);
     let check = spec.map(|spec| check(spec, check_requested));
-    let spec = |node: &Node<'a>| {
+    let wanted = |node: &Node<'a>| {
         let before = || node.update.map(|u| u.spec.check.clone());
         let check = check.clone().or_else(before).unwrap_or_else(|| NEVER_ASKED.into());
-        Some((node.name, NodeUpdateSpec { stage: *stages.get(node.name)?, policy: asked.get(node.name)?.policy, check }))
+        let (before, stage, policy) = (node.update.map(|u| &u.spec), *stages.get(node.name)?, asked.get(node.name)?.policy);
+        // what is under way is for `decide` to say; nothing is asked of hosts by a spec that is not understood
+        let host = spec.map(|s| &s.host).or(before.map(|b| &b.host)).cloned().unwrap_or_default();
+        let (transaction, retry) = before.map(|b| (b.transaction.clone(), b.retry.clone())).unwrap_or_default();
+        Some((node.name, NodeUpdateSpec { stage, policy, check, host, transaction, retry }))
     };
-    nodes.iter().filter_map(spec).collect()
+    nodes.iter().filter_map(wanted).collect()
 }
 
 /// What nodes are told before there is an `UpdateManager`. No text in the API is ever empty: a 1.20 server built with a newer Go
@@ -110,6 +114,7 @@ pub fn statuses(
         bans: spec.map(|s| s.banned_packages.iter().collect()).unwrap_or_default(),
         banned_patches: spec.map(|s| s.banned_patches.iter().copied().collect()).unwrap_or_default(),
         closed: spec.is_some_and(|s| matches!(gate(&s.maintenance_windows, now), Gate::Closed(_))),
+        delays: spec.map(|s| s.stage_delays).unwrap_or_default(),
         now,
     };
     let status = |node: &Node<'_>| judge.node(node, held_by(spec, node).into_iter().next(), wanted.get(node.name).map(|w| w.stage));
@@ -122,6 +127,7 @@ struct Judge<'a> {
     bans: Bans<'a>,
     banned_patches: HashSet<PatchName>,
     closed: bool,
+    delays: StageDelays,
     now: Timestamp,
 }
 
@@ -169,7 +175,7 @@ impl Judge<'_> {
         if listing.checked_at.is_none() {
             return Err(Reason::NotReported);
         }
-        let delay = stage.unwrap_or(Stage::Stable).delay();
+        let delay = self.delays.of(stage.unwrap_or(Stage::Stable));
         let due = |item: &&Available<T>| self.now.duration_since(item.since.0) >= delay;
         let left: Vec<_> = listing.available.iter().filter(|item| !banned(&item.name)).collect();
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);

@@ -2,25 +2,32 @@
 
 pub mod api;
 mod assign;
+mod choice;
 pub mod edit;
 mod item;
 pub mod judge;
+mod matched;
 pub mod names;
 mod package;
 mod patch_name;
 mod policy;
 mod schedule;
+mod share;
 mod span;
+mod suspects;
 mod text;
 mod window;
 mod zone;
 
 pub use assign::{Asked, assign};
 pub use item::{Item, suggestion};
+pub use matched::{AlertPattern, BootId, HostPath, PodSelector, ServiceName, TransactionId, WebUrl};
 pub use package::{Bans, Names, PackageName};
 pub use patch_name::PatchName;
 pub use policy::{Policy, Stage};
 pub use schedule::Schedule;
+pub use share::Share;
 pub use span::Span;
+pub use suspects::Suspects;
 pub use window::{Gate, Opening, Window, gate};
 pub use zone::Zone;

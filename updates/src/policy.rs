@@ -2,7 +2,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use cluster::Invalid;
-use jiff::SignedDuration;
 
 use crate::text::text_type;
 
@@ -20,15 +19,6 @@ pub enum Stage {
 impl Stage {
     /// All of them, the fastest first.
     pub const ALL: [Self; 3] = [Self::Fast, Self::Slow, Self::Stable];
-
-    /// How long after its publication an update is due: 0, 14 or 42 days of 24 hours (7.4).
-    pub const fn delay(self) -> SignedDuration {
-        SignedDuration::from_hours(match self {
-            Self::Fast => 0,
-            Self::Slow => 14 * 24,
-            Self::Stable => 42 * 24,
-        })
-    }
 
     /// `fast`, `slow` or `stable`.
     pub const fn as_str(self) -> &'static str {

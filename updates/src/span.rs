@@ -16,6 +16,12 @@ pub struct Span(u16);
 impl Span {
     const MAX: u16 = 7 * 24 * 60;
 
+    /// So many minutes, at least one and at most a week of them.
+    pub(crate) const fn minutes<const N: u16>() -> Self {
+        const { assert!(N > 0 && N <= Self::MAX) };
+        Self(N)
+    }
+
     /// As a duration.
     pub fn get(self) -> SignedDuration {
         SignedDuration::from_mins(i64::from(self.0))

@@ -119,7 +119,7 @@ fn status(manager: &ManagerView, nodes: &[judge::Node<'_>], mut standing: Vec<No
         let why = format!("there is room for {listed} of {all} nodes; the NodeUpdates of the others say how they stand");
         conditions.push(condition(before, (ALL_LISTED, false), ("NoRoom", why), generation, now));
     }
-    UpdateManagerStatus { observed_generation: generation, summary, conditions, nodes: standing }
+    UpdateManagerStatus { observed_generation: generation, summary, conditions, nodes: standing, suspects: manager.status.suspects.clone() }
 }
 
 /// A node's `NodeUpdate`, which goes when the node goes.
@@ -221,15 +221,8 @@ mod tests {
         }
         for update in cluster.updates.values_mut() {
             let check = update.spec.check.clone();
-            Arc::make_mut(update).status = Some(NodeUpdateStatus {
-                agent_version: "1".into(),
-                reported_at: Time(now()),
-                kernel: "6.1".into(),
-                check,
-                packages: None,
-                patches: None,
-                storage_services: vec![],
-            });
+            let status = NodeUpdateStatus { kernel: "6.1".into(), check, ..NodeUpdateStatus::new(Time(now())) };
+            Arc::make_mut(update).status = Some(status);
         }
     }
 

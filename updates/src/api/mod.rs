@@ -4,13 +4,17 @@ mod condition;
 mod manager;
 mod node_update;
 mod schema;
+mod settings;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod words;
 
 pub use condition::{AGENTS_REPORTING, ALL_LISTED, SPEC_VALID, condition};
 pub use manager::{ItemsStatus, NodeStatus, Summary, UpdateManager, UpdateManagerSpec, UpdateManagerStatus};
-pub use node_update::{Available, Listing, NodeUpdate, NodeUpdateSpec, NodeUpdateStatus};
+pub use node_update::{Available, HISTORY, Listing, NodeUpdate, NodeUpdateSpec, NodeUpdateStatus};
+pub use settings::{Approval, BlockingAlerts, Command, Drain, HostRules, Marks, Notice, Notify, Reboots, StageDelays, Timeouts};
+pub use transaction::{Answer, Failure, Outcome, Part, Phase, Progress, RebootNeed, Retry, Run, Transaction};
 pub use words::{Reason, State};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

@@ -96,6 +96,8 @@ words! {
         InvalidPolicy,
         /// The spec cannot be understood.
         InvalidSpec,
+        /// Updates are halted: the spec has halted: true.
+        Halted,
         /// No maintenance window is open.
         WindowClosed,
         /// The node's agent has not reported yet.
@@ -106,5 +108,61 @@ words! {
         CheckFailed,
         /// The node has nothing that installs such updates.
         NotSupported,
+        /// An update of the node is under way.
+        Updating,
+        /// The last update left the node in a state in which it takes no pods; it goes on when the node is well.
+        Broken,
+        /// All that is available was published too lately for the node's stage.
+        TooYoung,
+        /// All that is due is banned.
+        Banned,
+        /// All that is due is suspected of crashing hosts, and is being tried elsewhere or later.
+        Suspected,
+        /// What is due is not approved.
+        NotApproved,
+        /// The node is not ready.
+        NodeNotReady,
+        /// The update would probably not end while a window is open.
+        DoesNotFit,
+        /// An update failed lately and is tried again later.
+        RetryLater,
+        /// Updates of an earlier stage failed on too many nodes.
+        StageFailed,
+        /// Alerts are firing, or nobody can say whether any are.
+        AlertsFiring,
+        /// Too many nodes are not ready.
+        TooManyUnavailable,
+        /// Other nodes come first.
+        WaitingForTurn,
+        /// etcd would have no quorum without the server.
+        QuorumAtRisk,
+        /// Nobody knows how etcd's members are.
+        QuorumUnknown,
+        /// The server has the floating address, and other servers come first.
+        HasFloatingAddress,
+        /// A disruption budget keeps a pod on the node.
+        PodDisruptionBudget,
+        /// A pod that must not be disturbed is on the node.
+        BlockingPod,
+        /// It could not be found out in time whether the update may start.
+        NotChecked,
+        /// The spec changed before anything was touched.
+        SpecChanged,
+        /// The packages or patches could not be downloaded.
+        DownloadFailed,
+        /// The floating address did not move to another server.
+        HandOverFailed,
+        /// The pods could not be taken off the node.
+        DrainFailed,
+        /// The package manager, or what installs live patches, failed.
+        InstallFailed,
+        /// The host rebooted, or the program died, while it installed.
+        Crashed,
+        /// It hung while it installed.
+        Hung,
+        /// The host did not reboot.
+        RebootFailed,
+        /// The node was not as well as before in time.
+        NotVerified,
     }
 }

@@ -127,6 +127,11 @@ fn in_a_word(reason: &Reason, report: Option<&Report>) -> String {
         },
         Reason::NotSupported => "no package manager that smartup knows".into(),
         Reason::Other(word) => word.clone(),
+        plain => {
+            let mut meaning = plain.meaning().to_owned();
+            meaning.get_mut(..1).into_iter().for_each(str::make_ascii_lowercase);
+            meaning
+        }
     }
 }
 
