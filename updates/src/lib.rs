@@ -3,6 +3,7 @@
 pub mod api;
 mod assign;
 mod choice;
+pub mod decide;
 pub mod edit;
 mod item;
 pub mod judge;

@@ -57,6 +57,13 @@ matched!(
     "made of 16 hexadecimal digits"
 );
 
+impl TransactionId {
+    /// Its first 16 digits.
+    pub(crate) fn of_digest(digest: &[u8]) -> Self {
+        Self(digest.iter().chain([0; 8].iter()).take(8).fold(String::new(), |text, byte| format!("{text}{byte:02x}")))
+    }
+}
+
 matched!(
     /// An address of HTTP or HTTPS.
     WebUrl,

@@ -16,6 +16,14 @@ pub const SUSPEND_LABEL: &str = "maintenance.virtuozzo.io/suspend";
 /// The annotation of the `UpdateManager` whose change makes every node look for updates at once: a time, RFC 3339.
 pub const CHECK_ANNOTATION: &str = "maintenance.virtuozzo.io/check-requested-at";
 
+/// The annotation of a Node that asks for its update now, first of all and outside of windows: a time, RFC 3339. It is good for
+/// an hour, and for one attempt.
+pub const RUN_ANNOTATION: &str = "maintenance.virtuozzo.io/run-requested-at";
+/// The annotation of the `UpdateManager` that says who banned what, when and why: JSON, by item.
+pub const BANS_ANNOTATION: &str = "maintenance.virtuozzo.io/bans";
+/// A node that is being updated holds the Lease of this name and a slot's number, in the operator's namespace.
+pub const LOCK_PREFIX: &str = "smartup-update-";
+
 /// The Job that completes when the operator is ready; the operator's version follows (7.4.1, step 4).
 pub const JOB_PREFIX: &str = "vz-maintenance-deployment-job-v";
 /// A vendor's own operator, applied instead of ours where it is there (7.4.1, step 3).

@@ -85,6 +85,7 @@ choice! {
 /// What is to be done to a node, and where it is on the way. Written by the controller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Transaction {
     /// Its name.
     pub id: TransactionId,
@@ -115,6 +116,9 @@ pub struct Transaction {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::time")]
     pub deadline: Option<Time>,
+    /// Whether it finds out which of some suspects makes hosts crash: it has no other packages.
+    #[serde(default)]
+    pub trial: bool,
     /// Whether anything was, or may have been, installed.
     #[serde(default)]
     pub touched: bool,

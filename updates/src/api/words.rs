@@ -148,6 +148,8 @@ words! {
         NotChecked,
         /// The spec changed before anything was touched.
         SpecChanged,
+        /// All that is due needs other packages, which are not.
+        LeftOut,
         /// The packages or patches could not be downloaded.
         DownloadFailed,
         /// The floating address did not move to another server.
