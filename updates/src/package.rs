@@ -8,7 +8,8 @@ use cluster::Invalid;
 use crate::text::text_type;
 
 /// One build of a package: `<name>-<version>-<release>.<arch>` as rpm prints it (7.4.4), with `<epoch>:` before the version
-/// if it has one, or Debian's `<name>=<version>`, with `:<arch>` after the name if need be.
+/// if it has one, or Debian's `<name>=<version>`, with `:<arch>` after the name if need be. Arch's are written as rpm's, with its
+/// architecture `any` too.
 ///
 /// Clones share their text: thousands of nodes lack the same packages.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,10 +21,11 @@ enum Form {
     Debian { name: String, arch: Option<String>, version: String },
 }
 
-/// The architectures of rpm packages on hosts that Kubernetes runs on: the only part whose absence would otherwise go
+/// The architectures of rpm's and Arch's packages on hosts that Kubernetes runs on: the only part whose absence would otherwise go
 /// unseen, since `bash-4.2.46-34.vl7` would be one of architecture `vl7`.
-const RPM_ARCHES: [&str; 21] = [
+const RPM_ARCHES: [&str; 22] = [
     "noarch",
+    "any",
     "x86_64",
     "x86_64_v2",
     "x86_64_v3",
@@ -210,7 +212,7 @@ text_type!(
     PackageName,
     pattern: concat!(
         "^((?P<name>[A-Za-z0-9_][A-Za-z0-9._+-]*)-(?P<version>((0|[1-9][0-9]{0,8}):)?[A-Za-z0-9._+~^]+)-(?P<release>[A-Za-z0-9._+~^]+)",
-        r"\.(?P<arch>noarch|x86_64(_v[234])?|amd64|ia32e|i[3456]86|athlon|aarch64|armv6hl|armv7h?l|ppc64(le)?|s390x|riscv64|loongarch64)",
+        r"\.(?P<arch>noarch|any|x86_64(_v[234])?|amd64|ia32e|i[3456]86|athlon|aarch64|armv6hl|armv7h?l|ppc64(le)?|s390x|riscv64|loongarch64)",
         "|(?P<debian>[a-z0-9][a-z0-9+.-]+(:[a-z0-9][a-z0-9-]*)?)=((0|[1-9][0-9]{0,8}):)?[0-9]([A-Za-z0-9.+~-]*[A-Za-z0-9.+~])?)$"
     ),
     max: LONGEST,
