@@ -1,0 +1,228 @@
+//! Whether a host needs a reboot.
+
+use std::fs;
+use std::path::PathBuf;
+
+use node::{Output, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::{Manager, OnHost};
+
+/// Whether a host needs a reboot. Unknown is not no, and never reboots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Reboot {
+    /// It does; why.
+    Yes(String),
+    /// It does not.
+    No,
+    /// Nobody can tell; why.
+    Unknown(String),
+}
+
+/// What the user has that says so, as with kured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sentinel {
+    /// A file of the host that is there when a reboot is needed.
+    File(PathBuf),
+    /// A program of the host, with its arguments: 0 means a reboot, 1 none, anything else that it failed.
+    Command(Vec<String>),
+}
+
+/// Asks what the distribution has for it, and the user's sentinel: either may ask for a reboot. What the distribution cannot tell, the
+/// sentinel decides.
+///
+/// # Errors
+/// When nothing can be run on the host.
+pub async fn needs_reboot(host: &OnHost, manager: Option<Manager>, sentinel: Option<&Sentinel>) -> Result<Reboot> {
+    let distribution = match manager {
+        Some(Manager::Apt) => debian(host).await?,
+        Some(Manager::Dnf4) => needs_restarting(&host.run(&["dnf", "-C", "-q", "needs-restarting", "-r"]).await?),
+        Some(Manager::Dnf5) => needs_restarting(&host.run(&["dnf5", "-C", "-q", "needs-restarting"]).await?),
+        Some(Manager::Yum) => needs_restarting(&host.run(&["needs-restarting", "-r"]).await?),
+        Some(Manager::Zypper) => suse(host).await?,
+        Some(Manager::Pacman) => arch(host),
+        None => Reboot::Unknown("the host has no package manager that is known".into()),
+    };
+    let sentinel = match sentinel {
+        None => return Ok(distribution),
+        Some(Sentinel::File(path)) => by_path(path, &host.run(&["test", "-e", &path.to_string_lossy()]).await?),
+        Some(Sentinel::Command(argv)) => by_command(argv, &host.run(argv).await?),
+    };
+    Ok(both(distribution, sentinel))
+}
+
+fn both(distribution: Reboot, sentinel: Reboot) -> Reboot {
+    match (distribution, sentinel) {
+        (Reboot::Yes(why), _) | (_, Reboot::Yes(why)) => Reboot::Yes(why),
+        (_, Reboot::No) => Reboot::No,
+        (_, unknown) => unknown,
+    }
+}
+
+fn file(host: &OnHost, path: &std::path::Path) -> Reboot {
+    match fs::metadata(host.file(path)) {
+        Ok(_) => Reboot::Yes(format!("{} is there", path.display())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Reboot::No,
+        Err(e) => Reboot::Unknown(format!("{}: {e}", path.display())),
+    }
+}
+
+/// Asked on the host: /var/run, where kured has its own, is an absolute link, which leads elsewhere when it is followed from here.
+fn by_path(path: &std::path::Path, out: &Output) -> Reboot {
+    match out.code {
+        Some(0) => Reboot::Yes(format!("{} is there", path.display())),
+        Some(1) => Reboot::No,
+        _ => Reboot::Unknown(format!("cannot look for {}: {}", path.display(), out.tail(1))),
+    }
+}
+
+fn by_command(argv: &[String], out: &Output) -> Reboot {
+    let program = argv.first().map_or("", String::as_str);
+    match out.code {
+        Some(0) => Reboot::Yes(format!("{program} says so")),
+        Some(1) => Reboot::No,
+        code => {
+            let how = code.map_or_else(|| "was killed".to_owned(), |code| format!("ended with {code}"));
+            tracing::warn!(program, "the command that says whether a reboot is needed {how}: {}", out.tail(3));
+            Reboot::Unknown(format!("{program} {how}"))
+        }
+    }
+}
+
+/// Makes `/run/reboot-required`, and names the packages in it that ask for it, where one of these is installed.
+const NOTIFIERS: [&str; 4] = [
+    "/usr/share/update-notifier/notify-reboot-required",
+    "/etc/kernel/postinst.d/unattended-upgrades",
+    "/etc/kernel/postinst.d/update-notifier",
+    "/etc/kernel/postinst.d/reboot-notifier",
+];
+
+async fn debian(host: &OnHost) -> Result<Reboot> {
+    if file(host, "/run/reboot-required".as_ref()) != Reboot::No {
+        let packages = fs::read_to_string(host.file("/run/reboot-required.pkgs")).unwrap_or_default();
+        let mut packages: Vec<&str> = packages.lines().collect();
+        packages.sort_unstable();
+        packages.dedup();
+        let by = if packages.is_empty() { String::new() } else { format!(", by {}", packages.join(", ")) };
+        return Ok(Reboot::Yes(format!("/run/reboot-required is there{by}")));
+    }
+    // 127: env(1) does not find it
+    let out = host.run(&["needrestart", "-b", "-k", "-r", "l"]).await?;
+    let state = out.stdout.lines().find_map(|line| line.strip_prefix("NEEDRESTART-KSTA:"));
+    Ok(match state.map(str::trim) {
+        Some("1") => Reboot::No,
+        Some("2" | "3") => Reboot::Yes("needrestart finds a newer kernel than the running one".into()),
+        _ if NOTIFIERS.iter().any(|path| host.file(path).exists()) => Reboot::No,
+        Some(_) => Reboot::Unknown("needrestart cannot tell which kernels there are".into()),
+        None => Reboot::Unknown("the host has nothing that makes /run/reboot-required, nor needrestart".into()),
+    })
+}
+
+/// dnf and yum end with 1 also when they fail, or do not know the command: only with its sentence is it an answer.
+fn needs_restarting(out: &Output) -> Reboot {
+    match out.code {
+        Some(0) => Reboot::No,
+        Some(1) if out.stdout.contains("Reboot is required") => Reboot::Yes("needs-restarting says so".into()),
+        _ => Reboot::Unknown(format!("needs-restarting did not work: {}", out.tail(2))),
+    }
+}
+
+async fn suse(host: &OnHost) -> Result<Reboot> {
+    if file(host, "/run/reboot-needed".as_ref()) != Reboot::No {
+        return Ok(Reboot::Yes("/run/reboot-needed is there".into()));
+    }
+    let out = host.run(&["zypper", "--non-interactive", "needs-rebooting"]).await?;
+    Ok(match out.code {
+        Some(0) => Reboot::No,
+        // ZYPPER_EXIT_INF_REBOOT_NEEDED
+        Some(102) => Reboot::Yes("zypper needs-rebooting says so".into()),
+        _ => Reboot::Unknown(format!("zypper needs-rebooting did not work: {}", out.tail(2))),
+    })
+}
+
+/// An update of the kernel removes the modules of the one that runs.
+fn arch(host: &OnHost) -> Reboot {
+    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    modules(host, &kernel)
+}
+
+fn modules(host: &OnHost, kernel: &str) -> Reboot {
+    let folders = ["/usr/lib/modules", "/lib/modules"];
+    if folders.iter().any(|folder| host.file(folder).join(kernel).is_dir()) {
+        Reboot::No
+    } else if folders.iter().any(|folder| fs::read_dir(host.file(folder)).is_ok_and(|mut all| all.next().is_some())) {
+        Reboot::Yes(format!("the modules of the running kernel {kernel} are gone"))
+    } else {
+        Reboot::Unknown("the host has no modules of any kernel".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn out(code: i32, stdout: &str, stderr: &str) -> Output {
+        Output { code: Some(code), stdout: stdout.into(), stderr: stderr.into() }
+    }
+
+    fn yes() -> Reboot {
+        Reboot::Yes("so".into())
+    }
+
+    fn unknown() -> Reboot {
+        Reboot::Unknown("so".into())
+    }
+
+    #[test]
+    fn either_may_ask_for_it_and_the_user_decides_what_is_unknown() {
+        for (distribution, sentinel, answer) in [
+            (yes(), Reboot::No, yes()),
+            (Reboot::No, yes(), yes()),
+            (yes(), unknown(), yes()),
+            (unknown(), Reboot::No, Reboot::No),
+            (Reboot::No, unknown(), unknown()),
+            (unknown(), unknown(), unknown()),
+            (Reboot::No, Reboot::No, Reboot::No),
+        ] {
+            assert_eq!(both(distribution.clone(), sentinel.clone()), answer, "{distribution:?} {sentinel:?}");
+        }
+    }
+
+    #[test]
+    fn an_exit_code_alone_is_no_answer_of_dnf() {
+        let required = "Core libraries or services have been updated since boot-up:\n  * glibc\n\nReboot is required to fully utilize these updates.\n";
+        assert!(matches!(needs_restarting(&out(1, required, "")), Reboot::Yes(_)));
+        assert_eq!(needs_restarting(&out(0, "Reboot should not be necessary.\n", "")), Reboot::No);
+        let missing = "No such command: needs-restarting. Please use /usr/bin/dnf --help\n";
+        assert!(matches!(needs_restarting(&out(1, "", missing)), Reboot::Unknown(_)));
+        assert!(matches!(needs_restarting(&out(127, "", "env: 'needs-restarting': No such file or directory")), Reboot::Unknown(_)));
+    }
+
+    #[tokio::test]
+    async fn a_sentinel_as_with_kured() {
+        let root = tempfile::tempdir().unwrap();
+        let host = OnHost::through([], root.path());
+        let path = root.path().join("reboot-required");
+        let file = Sentinel::File(path.clone());
+        assert_eq!(needs_reboot(&host, None, Some(&file)).await.unwrap(), Reboot::No);
+        fs::write(path, "").unwrap();
+        assert!(matches!(needs_reboot(&host, None, Some(&file)).await.unwrap(), Reboot::Yes(_)));
+        for (code, answer) in [(0, "Yes"), (1, "No"), (2, "Unknown"), (127, "Unknown")] {
+            let command = Sentinel::Command(["sh", "-c", &format!("exit {code}")].map(str::to_owned).into());
+            let found = needs_reboot(&host, None, Some(&command)).await.unwrap();
+            assert!(format!("{found:?}").starts_with(answer), "{code}: {found:?}");
+        }
+        assert!(matches!(needs_reboot(&host, None, None).await.unwrap(), Reboot::Unknown(_)));
+    }
+
+    #[test]
+    fn the_modules_of_the_running_kernel() {
+        let root = tempfile::tempdir().unwrap();
+        let host = OnHost::through([], root.path());
+        assert!(matches!(modules(&host, "6.6.1-arch1-1"), Reboot::Unknown(_)));
+        fs::create_dir_all(root.path().join("usr/lib/modules/6.6.2-arch1-1")).unwrap();
+        assert!(matches!(modules(&host, "6.6.1-arch1-1"), Reboot::Yes(_)));
+        assert_eq!(modules(&host, "6.6.2-arch1-1"), Reboot::No);
+    }
+}
