@@ -1,8 +1,9 @@
 #!/bin/bash
-# base.sh OUT full|plain
+# base.sh OUT full|plain|managers
 #
 # Makes the root file system that all lab hosts share, in the folder OUT. `plain` has neither keepalived nor firewalld,
-# but a package repository that holds them (and what they need) as its only source of packages.
+# but a package repository that holds them (and what they need) as its only source of packages. `managers` is `full` with
+# the package managers of other distributions, and what makes packages and repositories for each.
 set -euo pipefail
 out=$1 kind=$2
 
@@ -12,11 +13,16 @@ packages=(
   curl ca-certificates socat netcat-openbsd tcpdump jq libseccomp2
 )
 later=(keepalived firewalld)
+managers=(
+  dnf rpm createrepo-c zypper
+  pacman-package-manager makepkg libarchive-tools zstd
+  apt-utils
+)
 repository=/usr/share/lab-packages
 
 case $kind in
-  full | plain) ;;
-  *) echo "base.sh: the kind is full or plain, not '$kind'" >&2; exit 2 ;;
+  full | plain | managers) ;;
+  *) echo "base.sh: the kind is full, plain or managers, not '$kind'" >&2; exit 2 ;;
 esac
 
 hooks=$(mktemp -d)
@@ -49,12 +55,14 @@ echo 'deb [trusted=yes] file:$repository ./' > "\$1"/etc/apt/sources.list
 HOOK
 chmod +x "$hooks"/*
 
-if [ "$kind" = full ]; then
-  packages+=("${later[@]}")
-  extra=(--customize-hook="$hooks/quiet")
-else
-  extra=(--customize-hook="$hooks/repository" --customize-hook="$hooks/quiet" --customize-hook="$hooks/source")
-fi
+case $kind in
+  full | managers)
+    packages+=("${later[@]}")
+    [ "$kind" = full ] || packages+=("${managers[@]}")
+    extra=(--customize-hook="$hooks/quiet") ;;
+  plain)
+    extra=(--customize-hook="$hooks/repository" --customize-hook="$hooks/quiet" --customize-hook="$hooks/source") ;;
+esac
 
 mmdebstrap --quiet --mode=root --variant=minbase --format=directory \
   --include="$(IFS=,; echo "${packages[*]}")" \

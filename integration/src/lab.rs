@@ -24,6 +24,7 @@ const FREE_LIMIT: Duration = Duration::from_secs(2);
 pub struct LabSpec {
     full: u8,
     plain: u8,
+    managers: u8,
     k3s: bool,
     smartup: bool,
     k3s_disk: Option<u32>,
@@ -34,13 +35,20 @@ pub struct LabSpec {
 impl LabSpec {
     /// This many hosts (h1, h2, …) with keepalived and firewalld, k3s and smartup.
     pub fn hosts(count: u8) -> Self {
-        Self { full: count, plain: 0, k3s: true, smartup: true, k3s_disk: None, name: None, kept: false }
+        Self { full: count, plain: 0, managers: 0, k3s: true, smartup: true, k3s_disk: None, name: None, kept: false }
     }
 
     /// Further hosts, numbered after the others, without keepalived and firewalld; their apt can install both.
     #[must_use]
     pub fn plain_hosts(mut self, count: u8) -> Self {
         self.plain = count;
+        self
+    }
+
+    /// Further hosts, numbered after those, which have dnf, zypper and pacman beside apt, and what makes packages for each.
+    #[must_use]
+    pub fn manager_hosts(mut self, count: u8) -> Self {
+        self.managers = count;
         self
     }
 
@@ -81,7 +89,8 @@ impl LabSpec {
 
     fn bases(&self) -> impl Iterator<Item = Recipe> {
         let full = std::iter::repeat_n(recipe::FULL, self.full.into());
-        full.chain(std::iter::repeat_n(recipe::PLAIN, self.plain.into()))
+        let plain = std::iter::repeat_n(recipe::PLAIN, self.plain.into());
+        full.chain(plain).chain(std::iter::repeat_n(recipe::MANAGERS, self.managers.into()))
     }
 }
 
@@ -99,7 +108,7 @@ impl Lab {
     /// takes minutes.
     pub fn up(spec: &LabSpec) -> Result<Self> {
         ensure!(rustix::process::geteuid().is_root(), "the lab needs root: it makes namespaces, mounts and control groups");
-        ensure!(spec.full + spec.plain <= MOST_HOSTS, "a lab has at most {MOST_HOSTS} hosts");
+        ensure!(spec.full + spec.plain + spec.managers <= MOST_HOSTS, "a lab has at most {MOST_HOSTS} hosts");
         let groups = Hierarchies::of_machine()?;
         let plan = plan(spec)?;
         let mut programs = Vec::new();

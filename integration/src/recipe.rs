@@ -25,6 +25,9 @@ pub(crate) const FULL: Recipe = Recipe { name: "full", script: include_str!("../
 /// The root file system without them, but with a repository of their packages.
 pub(crate) const PLAIN: Recipe = Recipe { name: "plain", script: include_str!("../recipes/base.sh"), arguments: &["plain"] };
 
+/// The first of them with the package managers of other distributions.
+pub(crate) const MANAGERS: Recipe = Recipe { name: "managers", script: include_str!("../recipes/base.sh"), arguments: &["managers"] };
+
 /// etcd, containerd, runc, the CNI plugins and an image.
 pub(crate) const RUNTIME: Recipe = Recipe { name: "runtime", script: include_str!("../recipes/runtime.sh"), arguments: &[] };
 
@@ -32,7 +35,7 @@ pub(crate) const RUNTIME: Recipe = Recipe { name: "runtime", script: include_str
 pub(crate) const KUBERNETES: Recipe = Recipe { name: "kubernetes", script: include_str!("../recipes/kubernetes.sh"), arguments: &[] };
 
 /// All that can be cached.
-pub(crate) const ALL: [Recipe; 4] = [FULL, PLAIN, RUNTIME, KUBERNETES];
+pub(crate) const ALL: [Recipe; 5] = [FULL, PLAIN, MANAGERS, RUNTIME, KUBERNETES];
 
 impl Recipe {
     /// The tree's folder in the cache; it changes with the script and its arguments.
