@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 /// Whether an interface of this host has the address now. Trying to bind to it would not tell where `ip_nonlocal_bind` is set, as
 /// some set it for keepalived.
@@ -9,9 +10,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// # Errors
 /// When the kernel does not tell.
 pub fn has_address(address: IpAddr) -> io::Result<bool> {
+    has_address_at(Path::new("/proc/net"), address)
+}
+
+/// The same where a process is whose `/proc/PID/net` this is (proc(5)).
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn has_address_at(net: &Path, address: IpAddr) -> io::Result<bool> {
     match address {
-        IpAddr::V4(a) => Ok(in_fib_trie(&std::fs::read_to_string("/proc/net/fib_trie")?, a)),
-        IpAddr::V6(a) => match std::fs::read_to_string("/proc/net/if_inet6") {
+        IpAddr::V4(a) => Ok(in_fib_trie(&std::fs::read_to_string(net.join("fib_trie"))?, a)),
+        IpAddr::V6(a) => match std::fs::read_to_string(net.join("if_inet6")) {
             Ok(text) => Ok(in_if_inet6(&text, a)),
             // no IPv6 in this kernel
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),

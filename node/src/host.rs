@@ -33,6 +33,9 @@ impl Host {
     /// The file there that a download goes to before it is installed.
     pub const DOWNLOAD: &'static str = "download";
 
+    /// The folder there in which the operator's agent keeps what it must not forget.
+    pub const UPDATES: &'static str = "updates";
+
     /// Looks at the host and connects to systemd. Changes nothing.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ mod undo;
 mod wait;
 mod written;
 
-pub use addresses::has_address;
+pub use addresses::{has_address, has_address_at};
 pub use command::{Output, run};
 pub use error::{Context, Error, Kind, Result};
 pub use event::{Change, Event, Outcome, Reporter};

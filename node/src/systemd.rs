@@ -37,6 +37,9 @@ pub(crate) trait Manager {
         beside: &[(&str, Vec<(&str, Variant<'_>)>)],
     ) -> zbus::Result<OwnedObjectPath>;
     fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
+    fn reboot(&self) -> zbus::Result<()>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn system_state(&self) -> zbus::Result<String>;
 }
 
 const SERVICE: &str = "org.freedesktop.systemd1";
@@ -175,6 +178,50 @@ impl Systemd {
     pub async fn present(&self, names: &[&str]) -> Result<Vec<String>> {
         let listed = self.manager().await?.list_units_by_names(names).await.context("cannot ask systemd for its units")?;
         Ok(listed.into_iter().filter(|unit| unit.2 != "not-found").map(|unit| unit.0).collect())
+    }
+
+    /// The active state of each of these units, in their order: `active`, `activating`, `inactive`, `failed`, …; one that does not
+    /// exist is `inactive`.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub async fn active(&self, names: &[&str]) -> Result<Vec<String>> {
+        let Ok(listed) = self.manager().await?.list_units_by_names(names).await else {
+            // systemd before 230 cannot be asked for all at once
+            let mut states = Vec::new();
+            for name in names {
+                states.push(self.unit(name).await?.active);
+            }
+            return Ok(states);
+        };
+        let state = |name: &&str| listed.iter().find(|unit| unit.0 == *name).map_or_else(|| "inactive".to_owned(), |unit| unit.3.clone());
+        Ok(names.iter().map(state).collect())
+    }
+
+    /// Forgets that a unit has failed.
+    ///
+    /// # Errors
+    /// When systemd cannot be reached. It does not matter if there is no such unit.
+    pub async fn forget_failure(&self, unit: &str) -> Result<()> {
+        let _ = self.manager().await?.reset_failed_unit(unit).await;
+        Ok(())
+    }
+
+    /// Reboots the host, as `systemctl reboot` does. Does not wait.
+    ///
+    /// # Errors
+    /// When systemd refuses.
+    pub async fn reboot(&self) -> Result<()> {
+        self.manager().await?.reboot().await.context("systemd does not reboot the host")
+    }
+
+    /// Whether the host is shutting down, or rebooting.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub async fn is_stopping(&self) -> Result<bool> {
+        let state = self.manager().await?.system_state().await.context("cannot ask systemd how the host is")?;
+        Ok(state == "stopping")
     }
 
     async fn properties(&self, path: &ObjectPath<'_>, interface: &str) -> zbus::Result<HashMap<String, OwnedVariant>> {

@@ -16,6 +16,22 @@ trait Service {
 }
 
 impl Systemd {
+    /// Runs a program as a unit of its own: `activating` while it runs, gone when it has ended well, `failed` otherwise. Does not
+    /// wait. It goes on when the caller ends; a boot forgets it.
+    ///
+    /// # Errors
+    /// When systemd refuses, or there is such a unit.
+    pub async fn run_alone(&self, unit: &str, description: &str, words: &[&str]) -> Result<()> {
+        let program = words.first().copied().unwrap_or_default();
+        let properties = [
+            ("Description", Variant::from(description)),
+            ("Type", Variant::from("oneshot")),
+            ("ExecStart", Variant::from(vec![(program, words, false)])),
+        ];
+        let started = self.manager().await?.start_transient_unit(unit, "fail", &properties, &[]).await;
+        started.map(|_| ()).context(format!("cannot run {unit}"))
+    }
+
     /// Runs once what another unit runs, as a unit of its own: the same program, words and environment, and `more` words after
     /// them, without the variables in `unset`. Does not wait. It goes on when the caller ends, and stays as `active (exited)` when
     /// it has worked, until it is stopped; a boot forgets it.

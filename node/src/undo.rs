@@ -96,9 +96,10 @@ where
     }
     host.systemd.daemon_reload().await?;
     remove_file(&Path::new(Host::STATE).join(Host::DOWNLOAD))?;
-    let kept = keeps("");
-    if kept.exists() {
-        fs::remove_dir_all(&kept).context(format!("cannot remove {}", kept.display()))?;
+    for folder in [keeps(""), Path::new(Host::STATE).join(Host::UPDATES)] {
+        if folder.exists() {
+            fs::remove_dir_all(&folder).context(format!("cannot remove {}", folder.display()))?;
+        }
     }
     host.journal.clear()?;
     Ok(done)

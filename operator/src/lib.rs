@@ -1,4 +1,5 @@
-//! The maintenance operator: its image, its manifest, and what runs in its pods (controller, node agent, deployment job).
+//! The maintenance operator: its image, its manifest, what runs in its pods (controller, node agent, deployment job), and what the
+//! agent runs on its host.
 
 mod agent;
 mod client;
@@ -9,7 +10,7 @@ mod manifest;
 mod serve;
 pub mod updaters;
 
-pub use agent::agent;
+pub use agent::{Seat, agent, work};
 pub use controller::controller;
 pub use job::job;
 pub use manifest::{job_name, manifest};

@@ -1,6 +1,6 @@
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use node::Result;
 use operator::Pod;
 use operator::image::Reference;
@@ -36,6 +36,15 @@ enum Command {
     /// Wait until the operator works (in a pod)
     #[command(hide = true)]
     Job,
+    /// Carry out what this host's agent has ordered (on the host)
+    #[command(hide = true)]
+    Work { seat: Seat },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Seat {
+    Update,
+    Look,
 }
 
 #[derive(Debug, Args)]
@@ -64,6 +73,8 @@ impl Operator {
             Command::Controller(pod) => operator::controller(&pod.into(), &stop_on_signal()?).await?,
             Command::Agent(pod) => operator::agent(&pod.into(), &stop_on_signal()?).await?,
             Command::Job => operator::job(&stop_on_signal()?).await?,
+            Command::Work { seat: Seat::Update } => operator::work(operator::Seat::Update).await?,
+            Command::Work { seat: Seat::Look } => operator::work(operator::Seat::Look).await?,
         }
         Ok(ExitCode::SUCCESS)
     }

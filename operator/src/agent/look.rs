@@ -1,0 +1,208 @@
+//! When to look for updates, and what comes of it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::SystemTime;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use updates::HostPath;
+use updates::api::{Available, HostRules, Listing, Phase};
+
+/// What is available is asked for this often (7.4).
+const DAILY: SignedDuration = SignedDuration::from_hours(24);
+/// A user's command is asked this often whether a reboot is needed; kured has the same.
+const HOURLY: SignedDuration = SignedDuration::from_hours(1);
+/// Somebody who installs packages one after the other is not followed one by one.
+const CALM: SignedDuration = SignedDuration::from_mins(2);
+/// A look that takes longer than this hangs.
+pub(super) const LIMIT: SignedDuration = SignedDuration::from_mins(15);
+
+/// Where package managers keep what is installed; their times change when it does.
+const DATABASES: [&str; 9] = [
+    "var/lib/dpkg/status",
+    "var/lib/rpm/Packages",
+    "var/lib/rpm/Packages.db",
+    "var/lib/rpm/rpmdb.sqlite",
+    "usr/lib/sysimage/rpm/Packages",
+    "usr/lib/sysimage/rpm/Packages.db",
+    "usr/lib/sysimage/rpm/rpmdb.sqlite",
+    "var/lib/pacman/local",
+    "sys/kernel/livepatch",
+];
+/// Files that say that a reboot is needed.
+const SENTINELS: [&str; 2] = ["run/reboot-required", "run/reboot-needed"];
+
+/// What of the host changes when a look would find something else.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Print {
+    packages: Vec<Option<SystemTime>>,
+    sentinels: Vec<Option<SystemTime>>,
+}
+
+impl Print {
+    pub(super) fn take(root: &Path, rules: &HostRules) -> Self {
+        let time = |path: &str| std::fs::metadata(root.join(path.trim_start_matches('/'))).and_then(|m| m.modified()).ok();
+        let own = rules.sentinel_file.as_ref().map(HostPath::as_str);
+        Self {
+            packages: DATABASES.iter().map(|path| time(path)).collect(),
+            sentinels: SENTINELS.into_iter().chain(own).map(time).collect(),
+        }
+    }
+}
+
+/// A look that was begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Begun {
+    pub at: Timestamp,
+    pub check: String,
+    pub rules: HostRules,
+    pub print: Print,
+    pub listing: bool,
+    /// Whether what it found was seen.
+    pub taken: bool,
+}
+
+/// What looks there were since the agent started.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Looks {
+    /// The last one.
+    pub last: Option<Begun>,
+    /// When the last one that asked for updates began.
+    pub listed: Option<Timestamp>,
+    /// Whether that failed.
+    pub failed: bool,
+}
+
+/// What there is to say whether a look is due.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub phase: Option<Phase>,
+    pub check: &'a str,
+    pub rules: &'a HostRules,
+    pub print: &'a Print,
+    /// When the agent last installed something.
+    pub installed: Option<Timestamp>,
+    pub now: Timestamp,
+}
+
+/// Whether to look now, and if so whether for updates, too. Between the beginning of an update and its reboot nothing is looked for.
+pub(super) fn due(looks: &Looks, asked: Asked<'_>) -> Option<bool> {
+    let Asked { phase, check, rules, print, installed, now } = asked;
+    if !matches!(phase, None | Some(Phase::Verifying | Phase::Broken | Phase::Releasing)) {
+        return None;
+    }
+    let (Some(last), Some(listed)) = (&looks.last, looks.listed) else { return Some(true) };
+    let since = |at: Timestamp| now.duration_since(at).abs();
+    let by_us = installed.is_some_and(|at| at > listed);
+    let changed = by_us || (last.print.packages != print.packages && since(last.at) >= CALM);
+    if last.check != check || changed || since(listed) >= DAILY || (looks.failed && since(listed) >= HOURLY) {
+        return Some(true);
+    }
+    let asks = rules.sentinel_command.is_some() && since(last.at) >= HOURLY;
+    (asks || last.rules != *rules || last.print.sentinels != print.sentinels).then_some(false)
+}
+
+/// What the status says about packages, or patches, after a look.
+pub(super) fn listing<T: Clone + Ord + std::fmt::Display>(
+    before: Option<&Listing<T>>,
+    found: Result<impl IntoIterator<Item = (T, Option<Timestamp>)>, String>,
+    seen: &mut BTreeMap<String, Timestamp>,
+    now: Timestamp,
+) -> Listing<T> {
+    match found {
+        Err(why) => {
+            let (checked_at, available) = before.map(|b| (b.checked_at.clone(), b.available.clone())).unwrap_or_default();
+            Listing { checked_at, error: Some(why), available }
+        }
+        Ok(found) => {
+            let since = |name: &T, published: Option<Timestamp>| {
+                let first = *seen.get(&name.to_string()).unwrap_or(&now);
+                published.unwrap_or(first)
+            };
+            let mut available: Vec<_> =
+                found.into_iter().map(|(name, published)| Available { since: Time(since(&name, published)), name }).collect();
+            available.sort_by(|a, b| a.name.cmp(&b.name));
+            available.dedup_by(|a, b| a.name == b.name);
+            for item in &available {
+                seen.entry(item.name.to_string()).or_insert(now);
+            }
+            Listing { checked_at: Some(Time(now)), error: None, available }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use updates::PackageName;
+
+    use super::*;
+
+    fn at(minutes: i64) -> Timestamp {
+        Timestamp::UNIX_EPOCH + SignedDuration::from_mins(1_000_000 + minutes)
+    }
+
+    fn print(packages: u64, sentinels: bool) -> Print {
+        let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(packages);
+        Print { packages: vec![Some(time), None], sentinels: vec![sentinels.then_some(time)] }
+    }
+
+    #[test]
+    fn looks_at_start_daily_when_asked_and_when_something_changed() {
+        let rules = HostRules::default();
+        let due = |looks: &Looks, check: &str, print: Print, minutes| {
+            super::due(looks, Asked { phase: None, check, rules: &rules, print: &print, installed: Some(at(-100)), now: at(minutes) })
+        };
+        assert_eq!(due(&Looks::default(), "a", print(1, false), 0), Some(true));
+        let last = Begun { at: at(0), check: "a".into(), rules: rules.clone(), print: print(1, false), listing: true, taken: true };
+        let looks = Looks { last: Some(last), listed: Some(at(0)), failed: false };
+        assert_eq!(due(&looks, "a", print(1, false), 24 * 60 - 1), None);
+        assert_eq!(due(&looks, "a", print(1, false), 24 * 60), Some(true));
+        assert_eq!(due(&looks, "a", print(1, false), -24 * 60), Some(true), "the clock was set back");
+        assert_eq!(due(&looks, "b", print(1, false), 0), Some(true));
+        assert_eq!(due(&looks, "a", print(2, false), 1), None, "more may follow");
+        assert_eq!(due(&looks, "a", print(2, false), 2), Some(true));
+        assert_eq!(due(&looks, "a", print(1, true), 0), Some(false));
+        let installed = Some(at(1));
+        let after = Asked { phase: None, check: "a", rules: &rules, print: &print(2, false), installed, now: at(1) };
+        assert_eq!(super::due(&looks, after), Some(true), "after an update of the agent's own at once");
+        let failed = Looks { failed: true, ..looks.clone() };
+        assert_eq!(due(&failed, "a", print(1, false), 59), None);
+        assert_eq!(due(&failed, "a", print(1, false), 60), Some(true));
+    }
+
+    #[test]
+    fn asks_the_users_command_each_hour_and_never_in_the_middle_of_an_update() {
+        let rules = HostRules { sentinel_command: Some(vec!["/bin/true".to_owned()].try_into().unwrap()), ..HostRules::default() };
+        let last = Begun { at: at(0), check: "a".into(), rules: rules.clone(), print: print(1, false), listing: true, taken: true };
+        let looks = Looks { last: Some(last), listed: Some(at(0)), failed: false };
+        let in_phase = |looks: &Looks, phase, minutes| {
+            due(looks, Asked { phase, check: "a", rules: &rules, print: &print(1, false), installed: None, now: at(minutes) })
+        };
+        assert_eq!(in_phase(&looks, None, 59), None);
+        assert_eq!(in_phase(&looks, None, 60), Some(false));
+        assert_eq!(in_phase(&looks, Some(Phase::Broken), 60), Some(false));
+        for phase in [Phase::Checking, Phase::Downloading, Phase::HandingOver, Phase::Draining, Phase::Installing, Phase::Rebooting] {
+            assert_eq!(in_phase(&Looks::default(), Some(phase), 60), None, "{phase}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_time_counts_from_when_it_was_first_seen() {
+        let name = |text: &str| text.parse::<PackageName>().unwrap();
+        let mut seen = BTreeMap::new();
+        let found = |names: &[&str]| Ok(names.iter().map(|n| (name(n), None)).collect::<Vec<_>>());
+        let first = listing(None, found(&["bb=1", "ab=1"]), &mut seen, at(0));
+        assert_eq!(first.available[0].name, name("ab=1"));
+        let later = listing(Some(&first), found(&["bb=1", "cc=2"]), &mut seen, at(60));
+        let times: Vec<_> = later.available.iter().map(|a| (a.name.to_string(), a.since.0)).collect();
+        assert_eq!(times, [("bb=1".to_owned(), at(0)), ("cc=2".to_owned(), at(60))]);
+        let published = listing(Some(&later), Ok([(name("cc=2"), Some(at(-500)))]), &mut seen, at(120));
+        assert_eq!(published.available[0].since.0, at(-500));
+        let failed = listing::<PackageName>(Some(&published), Err::<Vec<_>, _>("no network".into()), &mut seen, at(180));
+        assert_eq!(
+            (failed.checked_at, failed.available, failed.error.as_deref()),
+            (published.checked_at, published.available, Some("no network"))
+        );
+    }
+}

@@ -1,0 +1,375 @@
+//! The node agent: says in its node's `NodeUpdate` how the node stands, does to its host what the `NodeUpdate` asks, and holds back the
+//! host's own automatic updates.
+
+mod decide;
+mod floating;
+mod look;
+mod order;
+mod report;
+mod runner;
+mod services;
+mod shelf;
+mod worker;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use node::{Context as _, Kind, Result};
+use prometheus_client::metrics::counter::Counter;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use updates::api::{Listing, NodeUpdate, NodeUpdateStatus, Phase, RebootNeed, Transaction};
+use updates::{BootId, PackageName, PatchName, names};
+
+use self::decide::{Act, Case, Floating, Held, Next, Stand, downloaded, installed_at, next};
+use self::look::{Asked, Begun, Looks, Print, listing};
+use self::order::{End, Looked, Order, Work, Yield};
+use self::report::{Listings, News, Seen, due};
+use self::runner::{Runner, storage_services};
+use self::services::{Service, amiss, critical, failed};
+use self::shelf::Shelf;
+use crate::client::Clients;
+use crate::serve::{BEAT, Pulse, registry, time_metric};
+use crate::updaters::{self, Hold};
+use crate::{AGENTS, Pod, VERSION};
+
+pub use self::order::Seat;
+pub use self::worker::work;
+
+/// How often it looks how far things are, while there are any.
+const BUSY: Duration = Duration::from_secs(2);
+/// How often an agent that ends asks whether all do: the kubelet leaves it ten seconds.
+const ASKED: u8 = 3;
+/// How long to wait after a report that the API did not take.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Does what is asked and reports, until it is told to stop.
+///
+/// # Errors
+/// When this is no pod, or its port is taken; everything else is tried again.
+pub async fn agent(pod: &Pod, stop: &CancellationToken) -> Result<()> {
+    let clients = Clients::in_cluster()?;
+    let mut registry = registry();
+    let (reports, failures) = (Counter::<u64>::default(), Counter::<u64>::default());
+    registry.register("agent_reports", "Reports that the API took", reports.clone());
+    registry.register("agent_report_failures", "Reports that the API did not take", failures.clone());
+    let last = time_metric(&mut registry, "agent_last_report_timestamp", "When the API last took a report");
+    let pulse = Pulse::new(registry);
+    pulse.serve().await?;
+    tracing::info!(node = pod.node, version = VERSION, "the agent runs");
+
+    let watched = Api::<NodeUpdate>::namespaced(clients.watching, names::NAMESPACE);
+    let client = clients.asking;
+    let api = Api::<NodeUpdate>::namespaced(client.clone(), names::NAMESPACE);
+    let mut changes = std::pin::pin!(watcher::watch_object(watched, &pod.node).default_backoff());
+    let mut agent = Agent { api: api.clone(), node: pod.node.clone(), runner: None, looks: Looks::default(), found: None, reboot: None };
+    let mut object: Option<NodeUpdate> = None;
+    let mut pause = BEAT;
+    let root = Runner::root();
+    let mut hold = Hold::on(&root);
+    loop {
+        // also while the API is away
+        pulse.beat();
+        match hold.keep().await {
+            Ok(new) if new.is_empty() => {}
+            Ok(new) => tracing::info!("held back from now on: {}", new.join(", ")),
+            Err(e) if e.kind == Kind::Refused => tracing::info!("the host's own automatic updates are held back later: {e}"),
+            Err(e) => tracing::warn!("the host's own automatic updates are not held back: {}", e.chain()),
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            change = changes.next() => match change {
+                Some(Ok(now)) => object = now,
+                Some(Err(e)) => {
+                    tracing::warn!("cannot watch what is asked of this node: {e}");
+                    continue;
+                }
+                None => return Err(node::Error::failed("the watch of this node's NodeUpdate has ended")),
+            },
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = BEAT;
+        let Some(asked) = &object else { continue };
+        let status = match agent.turn(asked).await {
+            Ok(Turn { status, busy }) => {
+                if busy {
+                    pause = BUSY;
+                }
+                status
+            }
+            Err(e) => {
+                tracing::error!("{}", e.chain());
+                pause = RETRY;
+                continue;
+            }
+        };
+        let Some(status) = status else {
+            pulse.ready();
+            continue;
+        };
+        match api.patch_status(&pod.node, &PatchParams::apply(names::AGENT_MANAGER), &Patch::Merge(change(asked, &status)?)).await {
+            Ok(now) => {
+                tracing::info!(kernel = status.kernel, check = status.check, "reported");
+                object = Some(now);
+                reports.inc();
+                last.set(status.reported_at.0.as_second());
+                pulse.ready();
+            }
+            Err(e) => {
+                tracing::warn!("the API did not take the report: {}", k3s::in_words(&e));
+                failures.inc();
+                pause = RETRY;
+            }
+        }
+    }
+    if all_go(&client).await {
+        let released = updaters::release(&root).await?;
+        tracing::info!("smart updates are disabled; no longer held back: {}", released.join(", "));
+        Shelf::below(&root).clear()?;
+    }
+    Ok(())
+}
+
+/// Whether the agents of all nodes are to go, and not just this pod, as for an upgrade. Where the API does not say, they stay.
+async fn all_go(client: &Client) -> bool {
+    for _ in 0..ASKED {
+        match Api::<DaemonSet>::namespaced(client.clone(), names::NAMESPACE).get_metadata(AGENTS).await {
+            Ok(agents) => return agents.metadata.deletion_timestamp.is_some(),
+            // with `kubectl delete -f` roles and accounts go as well
+            Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403 | 404) => return true,
+            Err(e) => tracing::warn!("cannot ask whether smart updates are disabled: {}", k3s::in_words(&e)),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    false
+}
+
+/// What a turn led to.
+struct Turn {
+    /// The status that is to be written.
+    status: Option<NodeUpdateStatus>,
+    /// Whether things are under way.
+    busy: bool,
+}
+
+/// What it knows of its host by itself. It may be lost at any time: all that counts is in the API or on the host's disk.
+struct Agent {
+    api: Api<NodeUpdate>,
+    node: String,
+    runner: Option<Runner>,
+    looks: Looks,
+    found: Option<Listings>,
+    /// In which boot, and when, it was found whether a reboot is needed.
+    reboot: Option<(BootId, Timestamp, RebootNeed)>,
+}
+
+impl Agent {
+    /// Looks at the host, does the next thing, and says what there is to say.
+    async fn turn(&mut self, object: &NodeUpdate) -> Result<Turn> {
+        // one that fails is reached anew
+        let runner = match self.runner.take() {
+            Some(runner) => runner,
+            None => Runner::reach().await?,
+        };
+        let (boot, now) = (Runner::boot()?, Timestamp::now());
+        let (transaction, rules) = (object.spec.transaction.as_ref(), &object.spec.host);
+        let storage_services = storage_services(&Runner::root());
+        let ([update, look], services) = runner.look(&critical(rules, &storage_services)).await?;
+        let (update, look) = (update.held(), look.held());
+        self.take_in(&runner, object, &look, &boot, now)?;
+        self.take_reboot(&update, &boot);
+        let before = runner.shelf.before()?.filter(|b| transaction.is_some_and(|t| t.id == b.transaction));
+        let vrrp = Runner::vrrp()?;
+        let floating = match &vrrp {
+            Some(vrrp) if transaction.is_some_and(|t| t.phase == Phase::HandingOver) => vrrp.place(&Runner::net()).await?,
+            _ => Floating::None,
+        };
+        let case = Case {
+            now,
+            boot: &boot,
+            transaction,
+            rules,
+            update,
+            look,
+            noted: before.as_ref().map(|b| &b.transaction),
+            floating,
+            away: runner.shelf.away(),
+            amiss: &before.as_ref().map(|b| amiss(&b.services, &services)).unwrap_or_default(),
+        };
+        let Next { act, say } = next(&case);
+        let acts = act.is_some();
+        match act {
+            Some(act) => self.act(&runner, transaction, act, &services).await?,
+            None => self.look(&runner, object, &look, installed_at(&update)).await?,
+        }
+        let seen = Seen {
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            storage_services,
+            has_vip: match floating {
+                Floating::Here => true,
+                Floating::Elsewhere => false,
+                // until somebody else has it
+                Floating::Lost => object.status.as_ref().is_some_and(|s| s.has_vip),
+                Floating::None => vrrp.map(|v| v.is_here(&Runner::net())).transpose()?.unwrap_or(false),
+            },
+            failed_services: failed(&services),
+            reboot: self.reboot.as_ref().filter(|(of, ..)| *of == boot).map(|(.., need)| need.clone()),
+            boot,
+        };
+        let downloaded = transaction.and_then(|t| downloaded(t, &update));
+        let news = News { seen: &seen, listings: self.found.as_ref(), say: say.as_ref(), downloaded };
+        let status = due(object, news, now);
+        let runs = [update, look].iter().any(|held| matches!(held.stand(), Some((_, Stand::Runs))));
+        self.runner = Some(runner);
+        // a watch tells of a new phase, and what is broken waits for people
+        let waits = transaction.is_none_or(|t| matches!(t.phase, Phase::Checking | Phase::Draining | Phase::Broken));
+        Ok(Turn { status, busy: acts || runs || !waits })
+    }
+
+    /// What the last look has found.
+    fn take_in(&mut self, runner: &Runner, object: &NodeUpdate, look: &Held<'_>, boot: &BootId, now: Timestamp) -> Result<()> {
+        let Some(begun) = self.looks.last.as_mut().filter(|begun| !begun.taken) else { return Ok(()) };
+        let Some((order, stand)) = look.stand().filter(|(order, _)| order.at == begun.at) else { return Ok(()) };
+        let failed = |why: &str| Looked { packages: Some(Err(why.to_owned())), patches: None, reboot: RebootNeed::default() };
+        let looked = match stand {
+            Stand::Runs => return Ok(()),
+            Stand::Ended(End::Done(Yield::Looked(looked))) => {
+                self.reboot = Some((boot.clone(), order.at, looked.reboot.clone()));
+                looked.clone()
+            }
+            Stand::Ended(End::Failed(why)) => failed(why),
+            Stand::Ended(_) | Stand::Died => failed("the look for updates ended in the middle"),
+            Stand::NotBegun => failed(&format!("the look for updates could not be started: journalctl -u {}", Seat::Look.unit())),
+        };
+        begun.taken = true;
+        if !begun.listing {
+            return Ok(());
+        }
+        self.looks.failed = matches!(looked.packages, Some(Err(_))) || matches!(looked.patches, Some(Err(_)));
+        let before = object.status.as_ref();
+        let mut seen = runner.shelf.first_seen()?;
+        let seen_before = seen.clone();
+        let packages = looked.packages.map(|found| listing(before.and_then(|b| b.packages.as_ref()), found, &mut seen, now));
+        let patches = looked.patches.map(|found| {
+            let found = found.map(|patches| patches.into_iter().map(|patch| (patch, None)));
+            listing(before.and_then(|b| b.patches.as_ref()), found, &mut seen, now)
+        });
+        forget(&mut seen, packages.as_ref(), patches.as_ref());
+        if seen != seen_before {
+            runner.shelf.note_first_seen(&seen)?;
+        }
+        self.found = Some(Listings { check: begun.check.clone(), packages, patches });
+        Ok(())
+    }
+
+    /// What the last installation says about a reboot, where that is newer.
+    fn take_reboot(&mut self, update: &Held<'_>, boot: &BootId) {
+        let Some((order, Stand::Ended(End::Done(Yield::Installed { reboot })))) = update.stand() else { return };
+        let newer = self.reboot.as_ref().is_none_or(|(_, at, _)| *at < order.at);
+        if order.boot == *boot && newer {
+            self.reboot = Some((boot.clone(), order.at, reboot.clone()));
+        }
+    }
+
+    /// Begins a look, if one is due; ends one that hangs.
+    async fn look(&mut self, runner: &Runner, object: &NodeUpdate, look: &Held<'_>, installed: Option<Timestamp>) -> Result<()> {
+        let (spec, now) = (&object.spec, Timestamp::now());
+        if let Some((order, Stand::Runs)) = look.stand() {
+            if now.duration_since(order.at).abs() > look::LIMIT {
+                tracing::warn!("a look for updates hangs");
+                runner.stop(Seat::Look).await?;
+            }
+            return Ok(());
+        }
+        let print = Print::take(&Runner::root(), &spec.host);
+        let phase = spec.transaction.as_ref().map(|t| t.phase);
+        let asked = Asked { phase, check: &spec.check, rules: &spec.host, print: &print, installed, now };
+        let Some(listing) = look::due(&self.looks, asked) else { return Ok(()) };
+        let begun = Begun { at: now, check: spec.check.clone(), rules: spec.host.clone(), print, listing, taken: false };
+        let work = Work::Look { listing, rules: spec.host.clone() };
+        tracing::info!(listing, "looks for updates");
+        runner.give(Seat::Look, Order { at: now, boot: Runner::boot()?, transaction: None, patience: None, work }).await?;
+        if listing {
+            self.looks.listed = Some(now);
+        }
+        self.looks.last = Some(begun);
+        Ok(())
+    }
+
+    async fn act(&self, runner: &Runner, transaction: Option<&Transaction>, act: Act, services: &[Service]) -> Result<()> {
+        if act.disturbs() && !self.still(transaction).await {
+            return Ok(());
+        }
+        tracing::info!(?act, transaction = transaction.map(|t| t.id.as_str()), "acts");
+        match act {
+            Act::NoteServices => transaction.map_or(Ok(()), |t| runner.note_services(&t.id, services)),
+            Act::Give { seat, work, patience } => {
+                let transaction = transaction.map(|t| t.id.clone());
+                runner.give(seat, Order { at: Timestamp::now(), boot: Runner::boot()?, transaction, patience, work }).await
+            }
+            Act::Stop(seat) => runner.stop(seat).await,
+            Act::LetGo => runner.let_go().await,
+            Act::TakeBack => runner.take_back().await,
+        }
+    }
+
+    /// Whether the API, asked now, still wants what the agent is about to do.
+    async fn still(&self, transaction: Option<&Transaction>) -> bool {
+        match self.api.get(&self.node).await {
+            Ok(object) => {
+                let now = object.spec.transaction.as_ref();
+                now.map(|t| (&t.id, t.phase)) == transaction.map(|t| (&t.id, t.phase))
+            }
+            Err(e) => {
+                tracing::warn!("waits, since the API cannot be asked: {}", k3s::in_words(&e));
+                false
+            }
+        }
+    }
+}
+
+/// What is not available any more was not seen.
+fn forget(seen: &mut BTreeMap<String, Timestamp>, packages: Option<&Listing<PackageName>>, patches: Option<&Listing<PatchName>>) {
+    let names = packages.into_iter().flat_map(|l| &l.available).map(|a| a.name.to_string());
+    let names: BTreeSet<_> = names.chain(patches.into_iter().flat_map(|l| &l.available).map(|a| a.name.to_string())).collect();
+    seen.retain(|name, _| names.contains(name));
+}
+
+/// The merge patch (RFC 7396) from the status that there is to this one: what is not there any more has to be named.
+fn change(object: &NodeUpdate, status: &NodeUpdateStatus) -> Result<Value> {
+    let before = serde_json::to_value(&object.status).context("cannot write JSON")?;
+    let after = serde_json::to_value(status).context("cannot write JSON")?;
+    Ok(json!({ "status": difference(&before, after) }))
+}
+
+fn difference(before: &Value, after: Value) -> Value {
+    let (Value::Object(before), Value::Object(mut after)) = (before, after.clone()) else { return after };
+    for (key, old) in before {
+        match after.remove(key) {
+            None => after.insert(key.clone(), Value::Null),
+            Some(new) if new == *old => None,
+            Some(new) => after.insert(key.clone(), difference(old, new)),
+        };
+    }
+    Value::Object(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_gone_is_named_and_what_stays_is_not() {
+        let before = json!({ "a": 1, "b": { "c": [1], "d": 2 }, "e": null, "f": [1, 2] });
+        let after = json!({ "a": 1, "b": { "c": [2] }, "f": [1], "g": { "h": 1 } });
+        assert_eq!(difference(&before, after), json!({ "b": { "c": [2], "d": null }, "e": null, "f": [1], "g": { "h": 1 } }));
+        assert_eq!(difference(&Value::Null, json!({ "a": 1 })), json!({ "a": 1 }));
+        assert_eq!(difference(&json!({ "a": 1 }), json!({ "a": 1 })), json!({}));
+    }
+}
