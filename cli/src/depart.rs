@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cluster::Role;
 use fleet::protocol::Leave;
-use k3s::{DrainOptions, Etcd, Holder, Lease, MemberState, NodeInfo, Quorum};
+use k3s::{DrainOptions, DrainRules, Etcd, Holder, Lease, MemberState, NodeInfo, Quorum};
 use kube::Client;
 use node::{Error, Event, Host, Lock, Result, Undone};
 
@@ -175,8 +175,8 @@ async fn drain(host: &Host, client: &Client, name: &str, options: Options) -> Re
     let began = std::time::Instant::now();
     let step = format!("drain {name}");
     host.reporter.report(Event::StepStarted { step: step.clone(), index: 1, total: 1 });
-    let how =
-        DrainOptions { timeout: options.timeout, force: options.force, why: format!("{name} leaves the cluster"), stop: host.stop.clone() };
+    let rules = DrainRules { force: options.force, ..DrainRules::default() };
+    let how = DrainOptions { timeout: options.timeout, rules, why: format!("{name} leaves the cluster"), stop: host.stop.clone() };
     let drained = k3s::drain(client, name, &how, |what| host.waiting(&step, what)).await?;
     Ok(format!("{name} drained: {} pods went elsewhere, in {} s", drained.evicted.len(), began.elapsed().as_secs()))
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use common::{LONG, init, join, ticket};
 use integration::{Host, Lab, LabSpec, until};
-use k3s::{Cordon, DrainOptions, Drained, Holder, Lease};
+use k3s::{Cordon, DrainOptions, DrainRules, Drained, Holder, Lease};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio_util::sync::CancellationToken;
 
@@ -77,7 +77,7 @@ fn kubectl(host: &Host, line: &str) -> Result<String> {
 /// Drains h2 from h1; answers also what was reported. `on` hears each report.
 fn drain(h1: &Host, seconds: u64, on: impl Fn(&str) + Send) -> Result<(node::Result<Drained>, Vec<String>)> {
     let timeout = Duration::from_secs(seconds);
-    let options = DrainOptions { timeout, force: false, why: "test".into(), stop: CancellationToken::new() };
+    let options = DrainOptions { timeout, rules: DrainRules::default(), why: "test".into(), stop: CancellationToken::new() };
     let said = RefCell::new(Vec::new());
     within(h1, async move |client| {
         let report = |text: &str| {

@@ -86,16 +86,22 @@ impl Objects {
         }
     }
 
-    /// Of `/api/v1/pods` also what lies under `/api/v1/namespaces/NAMESPACE/pods/`.
+    /// Of `/api/v1/pods` also what lies under `/api/v1/namespaces/NAMESPACE/pods/`. Of selectors of labels it knows `a=b` and `a`.
     fn list(&self, path: &str, query: &str) -> Vec<Value> {
         let Some((group, plural)) = path.rsplit_once('/') else { return Vec::new() };
         let field = |name: &str| query.split('&').find_map(|q| q.strip_prefix("fieldSelector=")?.strip_prefix(name)?.strip_prefix("%3D"));
         let (node, name) = (field("spec.nodeName"), field("metadata.name"));
+        let selector = query.split('&').find_map(|q| q.strip_prefix("labelSelector=")).map(|s| s.replace("%3D", "=").replace("%2F", "/"));
+        let labelled = |o: &Value| match selector.as_deref().map(|s| s.split_once('=').ok_or(s)) {
+            Some(Ok((key, value))) => o["metadata"]["labels"][key] == value,
+            Some(Err(key)) => !o["metadata"]["labels"][key].is_null(),
+            None => true,
+        };
         let within = |p: &str| {
             p.strip_prefix(group).and_then(|p| p.rsplit_once('/')).is_some_and(|(folder, _)| folder.rsplit('/').next() == Some(plural))
         };
         let asked_for = |o: &Value| node.is_none_or(|n| o["spec"]["nodeName"] == n) && name.is_none_or(|n| o["metadata"]["name"] == n);
-        self.by_path.iter().filter(|(p, o)| within(p) && asked_for(o)).map(|(_, o)| o.clone()).collect()
+        self.by_path.iter().filter(|(p, o)| within(p) && asked_for(o) && labelled(o)).map(|(_, o)| o.clone()).collect()
     }
 
     fn answer(&mut self, asked: &Asked) -> (u16, Value) {

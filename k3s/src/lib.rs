@@ -31,7 +31,10 @@ mod watch;
 pub use api::{JoinTarget, Joined};
 pub use binary::{Source, version_of};
 pub use diagnose::{Cause, diagnose};
-pub use drain::{CORDON, Cordon, Drained, Options as DrainOptions, PodName, Stays, drain, uncordon};
+pub use drain::{
+    CORDON, Cordon, Drained, Emptying, Obstacles, Options as DrainOptions, PodName, Rules as DrainRules, Standing, Stays, cordon, drain,
+    obstacles, uncordon, uncordon_for,
+};
 pub use env_file::EnvFile;
 pub use etcd::{Etcd, EtcdError, Health, Member, MemberId, MemberState, Removal, Vote, members, promote_here};
 pub use flags::Flags;

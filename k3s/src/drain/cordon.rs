@@ -38,8 +38,11 @@ impl Cordon {
     }
 }
 
-/// Cordons a node, unless it is. Answers whose cordon it has now.
-pub(super) async fn cordon(client: &Client, node: &str, why: &str) -> Result<Cordon> {
+/// Cordons a node, unless it is; the annotation [`CORDON`] says what for. Answers whose cordon it has now.
+///
+/// # Errors
+/// When there is no such node, the API does not answer for some seconds, or refuses.
+pub async fn cordon(client: &Client, node: &str, why: &str) -> Result<Cordon> {
     let found = change(client, node, |found| {
         (Cordon::of(found) == Cordon::None)
             .then(|| json!({ "metadata": { "annotations": { CORDON: why } }, "spec": { "unschedulable": true } }))
@@ -58,9 +61,21 @@ pub(super) fn unknown(node: &str) -> Error {
 /// # Errors
 /// When the API does not answer for some seconds, or refuses.
 pub async fn uncordon(client: &Client, node: &str) -> Result<Option<Cordon>> {
+    take_off(client, node, |_| true).await
+}
+
+/// The same, if smartup cordoned it for just this: what it does elsewhere at the same time goes on.
+///
+/// # Errors
+/// When the API does not answer for some seconds, or refuses.
+pub async fn uncordon_for(client: &Client, node: &str, why: &str) -> Result<Option<Cordon>> {
+    take_off(client, node, |found| found == why).await
+}
+
+async fn take_off(client: &Client, node: &str, ours: impl Fn(&str) -> bool) -> Result<Option<Cordon>> {
     let found = change(client, node, |found| {
         let off = json!({ "metadata": { "annotations": { CORDON: null } }, "spec": { "unschedulable": null } });
-        found.annotations().contains_key(CORDON).then_some(off)
+        found.annotations().get(CORDON).is_some_and(|why| ours(why)).then_some(off)
     })
     .await?;
     Ok(found.map(|n| Cordon::of(&n)))
@@ -131,6 +146,14 @@ mod tests {
         assert_eq!(cordon(&api.client(), "h1", "leave").await.unwrap(), Cordon::Theirs);
         assert_eq!(uncordon(&api.client(), "h1").await.unwrap(), Some(Cordon::Theirs));
         assert!(api.changes().is_empty(), "{:?}", api.changes());
+    }
+
+    #[tokio::test]
+    async fn what_it_is_cordoned_for_besides_goes_on() {
+        let api = api(json!({ "spec": {} }));
+        cordon(&api.client(), "h1", "h1 leaves the cluster").await.unwrap();
+        assert_eq!(uncordon_for(&api.client(), "h1", "update").await.unwrap(), Some(Cordon::Ours));
+        assert_eq!(uncordon_for(&api.client(), "h1", "h1 leaves the cluster").await.unwrap(), Some(Cordon::None));
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, Toleration};
 use serde::Serialize;
 
@@ -46,6 +47,63 @@ pub enum Stays {
     Finished,
     /// It came after the node was cordoned, and tolerates that: it would come again and again.
     Tolerates,
+    /// It has been ending for longer than is waited for.
+    EndsTooLong,
+}
+
+/// Which pods go, and how, with the names and meanings of kubectl drain.
+#[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "they are kubectl's")]
+pub struct Rules {
+    /// Whether pods without a controller go too. Nothing starts them again. Default: no, they block the node.
+    pub force: bool,
+    /// Whether pods go that have data in an emptyDir, which goes with them. Default: yes; else they block the node.
+    pub delete_empty_dir_data: bool,
+    /// Whether pods of `DaemonSets` are left where they are. Default: yes; else they block the node.
+    pub ignore_daemon_sets: bool,
+    /// Whether pods are deleted, past their disruption budgets. Default: no.
+    pub disable_eviction: bool,
+    /// Seconds that pods have to end. Default: what each pod says itself.
+    pub grace_period_seconds: Option<u32>,
+    /// Pods that have been ending for longer are not waited for. Default: all are.
+    pub skip_wait_for_delete: Option<SignedDuration>,
+    /// Only these pods go, by their labels. Default: all.
+    pub pod_selector: Option<String>,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            force: false,
+            delete_empty_dir_data: true,
+            ignore_daemon_sets: true,
+            disable_eviction: false,
+            grace_period_seconds: None,
+            skip_wait_for_delete: None,
+            pod_selector: None,
+        }
+    }
+}
+
+/// Why a pod blocks a node: the rules do not let it go, nor stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Blocks {
+    /// Nothing would start it again elsewhere.
+    Unmanaged,
+    /// A `DaemonSet` would put it there again at once.
+    DaemonSet,
+    /// It has data in an emptyDir.
+    EmptyDir,
+}
+
+impl fmt::Display for Blocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unmanaged => "has no controller that would start it elsewhere",
+            Self::DaemonSet => "belongs to a DaemonSet",
+            Self::EmptyDir => "has data in an emptyDir",
+        })
+    }
 }
 
 /// What is to be done about a node's pods.
@@ -57,28 +115,45 @@ pub(super) struct Plan<'a> {
     pub(super) ending: Vec<&'a Pod>,
     /// Left alone.
     pub(super) stay: Vec<(PodName, Stays)>,
-    /// Without a controller: nothing would start them again elsewhere.
-    pub(super) unmanaged: Vec<PodName>,
+    /// These the rules do not let go, nor stay.
+    pub(super) blocked: Vec<(PodName, Blocks)>,
 }
 
 /// The taint of a cordoned node.
 const CORDONED: &str = "node.kubernetes.io/unschedulable";
 
 impl<'a> Plan<'a> {
-    /// As `kubectl drain --ignore-daemonsets --delete-emptydir-data` decides (kubectl's pkg/drain/filters.go), but that
-    /// finished pods are left and late comers count too. `first`: the UIDs of the pods that were there at the beginning;
-    /// None = this is the beginning. With `force` pods without a controller go as well, and are gone for ever.
-    pub(super) fn of(pods: &'a [Pod], first: Option<&BTreeSet<String>>, force: bool) -> Self {
+    /// As `kubectl drain` decides (kubectl's pkg/drain/filters.go), but that finished pods are left and late comers count too.
+    /// `first`: the UIDs of the pods that were there at the beginning; None = this is the beginning.
+    pub(super) fn of(pods: &'a [Pod], first: Option<&BTreeSet<String>>, rules: &Rules, now: Timestamp) -> Self {
         let mut plan = Self::default();
         for pod in pods {
             match stays(pod, first) {
+                Some(Stays::DaemonSet) if !rules.ignore_daemon_sets => plan.blocked.push((PodName::of(pod), Blocks::DaemonSet)),
                 Some(why) => plan.stay.push((PodName::of(pod), why)),
-                None if pod.metadata.deletion_timestamp.is_some() => plan.ending.push(pod),
-                None if controller(pod).is_none() && !force => plan.unmanaged.push(PodName::of(pod)),
-                None => plan.evict.push(pod),
+                None => match &pod.metadata.deletion_timestamp {
+                    Some(since) if rules.skip_wait_for_delete.is_some_and(|limit| now.duration_since(since.0) > limit) => {
+                        plan.stay.push((PodName::of(pod), Stays::EndsTooLong));
+                    }
+                    Some(_) => plan.ending.push(pod),
+                    None => match blocks(pod, rules) {
+                        Some(why) => plan.blocked.push((PodName::of(pod), why)),
+                        None => plan.evict.push(pod),
+                    },
+                },
             }
         }
         plan
+    }
+}
+
+fn blocks(pod: &Pod, rules: &Rules) -> Option<Blocks> {
+    if controller(pod).is_none() && !rules.force {
+        Some(Blocks::Unmanaged)
+    } else if loses_data(pod) && !rules.delete_empty_dir_data {
+        Some(Blocks::EmptyDir)
+    } else {
+        None
     }
 }
 
@@ -131,6 +206,7 @@ pub(super) fn ending(pod: &Pod) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
@@ -138,6 +214,10 @@ pub(super) mod tests {
 
     pub(in crate::drain) fn pod(value: Value) -> Pod {
         serde_json::from_value(value).unwrap()
+    }
+
+    fn now() -> Timestamp {
+        "2026-01-02T00:00:00Z".parse().unwrap()
     }
 
     fn owned(by: &str) -> Value {
@@ -164,8 +244,31 @@ pub(super) mod tests {
         let mut owner = owned("ReplicaSet");
         owner[0]["controller"] = json!(false);
         let pods = [pod(json!({ "metadata": { "namespace": "n", "name": "p", "ownerReferences": owner } }))];
-        let plan = Plan::of(&pods, None, false);
-        assert_eq!(plan.unmanaged.iter().map(ToString::to_string).collect::<Vec<_>>(), ["n/p"]);
+        let plan = Plan::of(&pods, None, &Rules::default(), now());
+        assert_eq!(
+            plan.blocked.iter().map(|(pod, why)| format!("{pod} {why}")).collect::<Vec<_>>(),
+            ["n/p has no controller that would start it elsewhere"]
+        );
+    }
+
+    #[test]
+    fn what_kubectls_options_change() {
+        let mut ending = build(0, &Case { owner: Some("ReplicaSet"), mirror: false, phase: "Running", ending: true, tolerates: false });
+        ending.metadata.deletion_timestamp = Some(Time(now() - SignedDuration::from_secs(60)));
+        let daemon = build(1, &Case { owner: Some("DaemonSet"), mirror: false, phase: "Running", ending: false, tolerates: false });
+        let mut data = build(2, &Case { owner: Some("ReplicaSet"), mirror: false, phase: "Running", ending: false, tolerates: false });
+        data.spec.as_mut().unwrap().volumes = Some(vec![serde_json::from_value(json!({ "name": "v", "emptyDir": {} })).unwrap()]);
+        let pods = [ending, daemon, data];
+        let plan = |rules: &Rules| {
+            let plan = Plan::of(&pods, None, rules, now());
+            let blocked = plan.blocked.iter().map(|(pod, why)| format!("{pod} {why}")).collect::<Vec<_>>();
+            (plan.evict.len(), plan.ending.len(), plan.stay.len(), blocked.join("; "))
+        };
+        assert_eq!(plan(&Rules::default()), (1, 1, 1, String::new()));
+        let blocked = "n/p1 belongs to a DaemonSet; n/p2 has data in an emptyDir".to_owned();
+        assert_eq!(plan(&Rules { delete_empty_dir_data: false, ignore_daemon_sets: false, ..Rules::default() }), (0, 1, 0, blocked));
+        let waits = |seconds| plan(&Rules { skip_wait_for_delete: Some(SignedDuration::from_secs(seconds)), ..Rules::default() });
+        assert_eq!((waits(60).1, waits(59).1, waits(59).2), (1, 0, 2));
     }
 
     #[test]
@@ -227,9 +330,10 @@ pub(super) mod tests {
         fn every_pod_has_one_fate(cases in prop::collection::vec(case(), 0..12), known in 0_usize..12, late: bool, force: bool) {
             let pods: Vec<Pod> = cases.iter().enumerate().map(|(i, c)| build(i, c)).collect();
             let first: BTreeSet<String> = (0..known).map(|i| format!("u{i}")).collect();
-            let plan = Plan::of(&pods, late.then_some(&first), force);
+            let plan = Plan::of(&pods, late.then_some(&first), &Rules { force, ..Rules::default() }, now());
             let names = |pods: &[&Pod]| pods.iter().map(|p| PodName::of(p)).collect::<Vec<_>>();
-            let mut all = [names(&plan.evict), names(&plan.ending), plan.unmanaged.clone()].concat();
+            let mut all = [names(&plan.evict), names(&plan.ending)].concat();
+            all.extend(plan.blocked.iter().map(|(name, _)| name.clone()));
             all.extend(plan.stay.iter().map(|(name, _)| name.clone()));
             all.sort();
             let mut expected: Vec<PodName> = pods.iter().map(PodName::of).collect();
@@ -244,7 +348,8 @@ pub(super) mod tests {
                 prop_assert_eq!(plan.stay.iter().any(|(n, _)| *n == name), left);
                 let goes = !left && !case.ending && (force || case.owner.is_some());
                 prop_assert_eq!(names(&plan.evict).contains(&name), goes);
-                prop_assert_eq!(plan.unmanaged.contains(&name), !left && !case.ending && !force && case.owner.is_none());
+                let blocked = plan.blocked.contains(&(name, Blocks::Unmanaged));
+                prop_assert_eq!(blocked, !left && !case.ending && !force && case.owner.is_none());
             }
         }
     }

@@ -7,8 +7,9 @@ mod decide;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, ListParams};
+use kube::api::{Api, DeleteParams, ListParams, Preconditions};
 use kube::core::Status;
 use kube::{Client, ResourceExt};
 use node::{Error, Result};
@@ -18,18 +19,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ready::{in_words, transient};
 use budget::Budget;
-use decide::Plan;
+use decide::{Blocks, Plan};
 
-pub use cordon::{CORDON, Cordon, uncordon};
-pub use decide::{PodName, Stays};
+pub use cordon::{CORDON, Cordon, cordon, uncordon, uncordon_for};
+pub use decide::{PodName, Rules, Stays};
 
 /// How a node is drained.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// When it is given up. Pods may take their whole grace period (30 s unless they say otherwise).
     pub timeout: Duration,
-    /// Whether pods without a controller go too. Nothing starts them again.
-    pub force: bool,
+    /// Which pods go.
+    pub rules: Rules,
     /// What the node is drained for; the annotation [`CORDON`] says so.
     pub why: String,
     /// Set when the user wants to stop.
@@ -67,31 +68,23 @@ const NAMED: usize = 5;
 /// Refused, before anything is changed, when pods have no controller, unless forced; refused when a budget keeps a pod until
 /// the time is up; failed when a pod does not end, an eviction is denied, the API is away for too long, or it was stopped.
 pub async fn drain(client: &Client, node: &str, options: &Options, report: impl Fn(&str)) -> Result<Drained> {
-    let mut work = Work {
-        client,
-        node,
-        force: options.force,
-        deadline: Instant::now() + options.timeout,
-        first: None,
-        refused: BTreeMap::new(),
-        evicted: BTreeSet::new(),
-        budgets: Vec::new(),
-    };
-    let pods = work.pods().await.map_err(|e| Error::failed(format!("cannot list the pods of {node}: {}", in_words(&e))))?;
-    let plan = Plan::of(&pods, None, options.force);
-    refuse_unmanaged(node, &plan)?;
+    let mut work = Emptying::new(client, node, &options.rules);
+    let pods = work.pods().await.map_err(|e| work.unlisted(&e))?;
+    let plan = Plan::of(&pods, None, &options.rules, Timestamp::now());
+    refuse(node, &plan)?;
     let lost: Vec<String> = plan.evict.iter().filter(|p| decide::loses_data(p)).map(|p| PodName::of(p).to_string()).collect();
     if !lost.is_empty() {
         report(&format!("what is in an emptyDir goes with its pod: {}", few(&lost)));
     }
 
+    let deadline = Instant::now() + options.timeout;
     let outcome = tokio::select! {
         biased;
         () = options.stop.cancelled() => Err(Error::failed(format!("stopped while {node} was drained"))
             .hint("run the same command again to go on; pods that were evicted run elsewhere")),
         outcome = async {
             let cordon = cordon::cordon(client, node, &options.why).await?;
-            work.run(options.timeout, report).await.map(|stay| (cordon, stay))
+            work.run(deadline, options.timeout, report).await.map(|stay| (cordon, stay))
         } => outcome,
     };
     match outcome {
@@ -106,13 +99,53 @@ pub async fn drain(client: &Client, node: &str, options: &Options, report: impl 
     }
 }
 
-fn refuse_unmanaged(node: &str, plan: &Plan<'_>) -> Result<()> {
-    if plan.unmanaged.is_empty() {
+/// What would keep a node from being drained now, in words; nothing is changed. Pods that are told to end already do not count:
+/// they go by themselves.
+///
+/// # Errors
+/// When the API does not answer or refuses.
+pub async fn obstacles(client: &Client, node: &str, rules: &Rules) -> kube::Result<Obstacles> {
+    let pods = Emptying::new(client, node, rules).pods().await?;
+    let plan = Plan::of(&pods, None, rules, Timestamp::now());
+    let budgets = if plan.evict.is_empty() || rules.disable_eviction { Vec::new() } else { budget::list(client).await? };
+    let kept = plan.evict.iter().filter_map(|pod| keepers(pod, &budgets)).collect();
+    let left = plan.evict.len() + plan.ending.len() + plan.blocked.len();
+    Ok(Obstacles { blocked: plan.blocked.iter().map(|(pod, why)| format!("{pod} {why}")).collect(), kept, left })
+}
+
+/// What would keep a node from being drained.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Obstacles {
+    /// Pods that the rules do not let go, nor stay.
+    pub blocked: Vec<String>,
+    /// Pods that budgets keep.
+    pub kept: Vec<String>,
+    /// How many pods would have to go, those included.
+    pub left: usize,
+}
+
+fn refuse(node: &str, plan: &Plan<'_>) -> Result<()> {
+    let unmanaged = plan.blocked.iter().all(|(_, why)| *why == Blocks::Unmanaged);
+    if plan.blocked.is_empty() {
         return Ok(());
     }
-    let names: Vec<String> = plan.unmanaged.iter().map(ToString::to_string).collect();
-    Err(Error::refused(format!("pods on {node} have no controller that would start them elsewhere: {}", few(&names)))
-        .hint("move or delete them, or run again with --force, and they are gone"))
+    if unmanaged {
+        let names: Vec<String> = plan.blocked.iter().map(|(pod, _)| pod.to_string()).collect();
+        return Err(Error::refused(format!("pods on {node} have no controller that would start them elsewhere: {}", few(&names)))
+            .hint("move or delete them, or run again with --force, and they are gone"));
+    }
+    let names: Vec<String> = plan.blocked.iter().map(|(pod, why)| format!("{pod} {why}")).collect();
+    Err(Error::refused(format!("the rules of the drain let pods on {node} neither go nor stay: {}", few(&names))))
+}
+
+/// Which budgets keep a pod, in words; None = none does.
+fn keepers(pod: &Pod, budgets: &[Budget]) -> Option<String> {
+    let (name, keepers) = (PodName::of(pod), budget::blocking(pod, budgets));
+    match &keepers.iter().map(ToString::to_string).collect::<Vec<_>>()[..] {
+        [] => None,
+        [one] => Some(format!("{name} is kept by {one}")),
+        many => Some(format!("{name} is covered by more than one budget, which allows no eviction: {}", many.join(", "))),
+    }
 }
 
 /// The first of many.
@@ -122,12 +155,12 @@ fn few(names: &[String]) -> String {
     if more == 0 { text } else { format!("{text}; and {more} more") }
 }
 
-/// A drain under way.
-struct Work<'a> {
-    client: &'a Client,
-    node: &'a str,
-    force: bool,
-    deadline: Instant,
+/// A node whose pods are being taken off. It is moved on by looking at it, again and again; it may be dropped at any time, and
+/// another one goes on from what is there.
+pub struct Emptying {
+    client: Client,
+    node: String,
+    rules: Rules,
     /// The pods that were there when the cordon was on, by UID.
     first: Option<BTreeSet<String>>,
     /// Pods whose eviction was refused, by UID.
@@ -145,21 +178,24 @@ struct Refusal {
 }
 
 /// How far a drain is.
-#[derive(Default)]
-struct Standing {
-    stay: Vec<(PodName, Stays)>,
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Pods that stay, and why.
+    pub stay: Vec<(PodName, Stays)>,
     /// Pods that a budget keeps, in words.
-    kept: Vec<String>,
+    pub kept: Vec<String>,
     /// Anything else that is awaited, in words.
-    awaited: Vec<String>,
+    pub awaited: Vec<String>,
 }
 
 impl Standing {
-    fn is_done(&self) -> bool {
+    /// Whether no pod is left that has to go.
+    pub fn is_done(&self) -> bool {
         self.kept.is_empty() && self.awaited.is_empty()
     }
 
-    fn text(&self) -> String {
+    /// What is awaited, the first of it.
+    pub fn text(&self) -> String {
         few(&[self.kept.clone(), self.awaited.clone()].concat())
     }
 
@@ -172,17 +208,42 @@ impl Standing {
     }
 }
 
-impl Work<'_> {
-    async fn run(&mut self, timeout: Duration, report: impl Fn(&str)) -> Result<Vec<(PodName, Stays)>> {
+impl Emptying {
+    /// Nothing is changed before the first look. The node should be cordoned, or its pods come back.
+    pub fn new(client: &Client, node: &str, rules: &Rules) -> Self {
+        Self {
+            client: client.clone(),
+            node: node.to_owned(),
+            rules: rules.clone(),
+            first: None,
+            refused: BTreeMap::new(),
+            evicted: BTreeSet::new(),
+            budgets: Vec::new(),
+        }
+    }
+
+    /// Evicts what may be evicted now, and says what is left. An API that does not answer is among what is awaited.
+    ///
+    /// # Errors
+    /// Refused when the rules let a pod neither go nor stay; failed when the API refuses for good.
+    pub async fn look(&mut self) -> Result<Standing> {
+        match self.pods().await {
+            Ok(pods) => self.round(&pods).await,
+            Err(e) if transient(&e) => {
+                Ok(Standing { awaited: vec![format!("the API does not answer: {}", in_words(&e))], ..Standing::default() })
+            }
+            Err(e) => Err(self.unlisted(&e)),
+        }
+    }
+
+    fn unlisted(&self, e: &kube::Error) -> Error {
+        Error::failed(format!("cannot list the pods of {}: {}", self.node, in_words(e)))
+    }
+
+    async fn run(&mut self, deadline: Instant, timeout: Duration, report: impl Fn(&str)) -> Result<Vec<(PodName, Stays)>> {
         let mut said = String::new();
         loop {
-            let standing = match self.pods().await {
-                Ok(pods) => self.round(&pods).await?,
-                Err(e) if transient(&e) => {
-                    Standing { awaited: vec![format!("the API does not answer: {}", in_words(&e))], ..Standing::default() }
-                }
-                Err(e) => return Err(Error::failed(format!("cannot list the pods of {}: {}", self.node, in_words(&e)))),
-            };
+            let standing = self.look().await?;
             if standing.is_done() {
                 return Ok(standing.stay);
             }
@@ -192,23 +253,24 @@ impl Work<'_> {
                 said = text;
             }
             let now = Instant::now();
-            if now >= self.deadline {
-                return Err(standing.gave_up(self.node, timeout));
+            if now >= deadline {
+                return Err(standing.gave_up(&self.node, timeout));
             }
-            sleep_until(self.deadline.min(now + LOOK)).await;
+            sleep_until(deadline.min(now + LOOK)).await;
         }
     }
 
     async fn pods(&self) -> kube::Result<Vec<Pod>> {
-        let here = ListParams::default().fields(&format!("spec.nodeName={}", self.node));
+        let mut here = ListParams::default().fields(&format!("spec.nodeName={}", self.node));
+        here.label_selector.clone_from(&self.rules.pod_selector);
         Ok(Api::all(self.client.clone()).list(&here).await?.items)
     }
 
     /// Evicts what may be evicted now, and says what is left.
     async fn round(&mut self, pods: &[Pod]) -> Result<Standing> {
-        let plan = Plan::of(pods, self.first.as_ref(), self.force);
+        let plan = Plan::of(pods, self.first.as_ref(), &self.rules, Timestamp::now());
         self.first.get_or_insert_with(|| pods.iter().filter_map(ResourceExt::uid).collect());
-        refuse_unmanaged(self.node, &plan)?;
+        refuse(&self.node, &plan)?;
         let mut standing = Standing { stay: plan.stay, ..Standing::default() };
         let mut refused = Vec::new();
         for pod in plan.evict {
@@ -217,7 +279,7 @@ impl Work<'_> {
                 refused.push(pod);
                 continue;
             }
-            match Answer::of(evict(self.client, pod).await) {
+            match Answer::of(evict(&self.client, pod, &self.rules).await) {
                 Answer::Evicted => {
                     self.evicted.insert(PodName::of(pod));
                     self.refused.remove(&uid);
@@ -231,21 +293,17 @@ impl Work<'_> {
                     refusal.why = why;
                     refused.push(pod);
                     // as new as the refusal; without them the API's own words must do
-                    self.budgets = budget::list(self.client).await.unwrap_or_default();
+                    self.budgets = budget::list(&self.client).await.unwrap_or_default();
                 }
                 Answer::Never(why) => return Err(Error::failed(format!("{} cannot be evicted: {why}", PodName::of(pod)))),
             }
         }
         for pod in refused {
-            let (name, why) = (PodName::of(pod), self.refused.get(&pod.uid().unwrap_or_default()).map_or("", |r| r.why.as_str()));
-            let keepers: Vec<String> = budget::blocking(pod, &self.budgets).iter().map(ToString::to_string).collect();
-            match &keepers[..] {
-                [] => standing.awaited.push(format!("{name}: {why}")),
-                [one] => standing.kept.push(format!("{name} is kept by {one}")),
-                many => {
-                    let many = many.join(", ");
-                    standing.kept.push(format!("{name} is covered by more than one budget, which allows no eviction: {many}"));
-                }
+            if let Some(kept) = keepers(pod, &self.budgets) {
+                standing.kept.push(kept);
+            } else {
+                let why = self.refused.get(&pod.uid().unwrap_or_default()).map_or("", |r| r.why.as_str());
+                standing.awaited.push(format!("{}: {why}", PodName::of(pod)));
             }
         }
         standing.awaited.extend(plan.ending.into_iter().map(decide::ending));
@@ -253,21 +311,31 @@ impl Work<'_> {
     }
 }
 
-/// Asks the API to evict just this pod, and not another one of that name which has come since.
+/// Asks the API to evict (or, by the rules, delete) just this pod, and not another one of that name which has come since.
 ///
 /// Not kube's own `Api::evict`: it sends its options under a name that the API does not know. The version is left to the
 /// server: policy/v1beta1 before Kubernetes 1.22, policy/v1 since.
-async fn evict(client: &Client, pod: &Pod) -> kube::Result<Status> {
+async fn evict(client: &Client, pod: &Pod, rules: &Rules) -> kube::Result<()> {
     let PodName { namespace, name } = PodName::of(pod);
-    let eviction = json!({
-        "metadata": { "namespace": namespace, "name": name },
-        "deleteOptions": { "preconditions": { "uid": pod.metadata.uid } },
-    });
+    if rules.disable_eviction {
+        let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+        let how = DeleteParams {
+            grace_period_seconds: rules.grace_period_seconds,
+            preconditions: Some(preconditions),
+            ..DeleteParams::default()
+        };
+        return Api::<Pod>::namespaced(client.clone(), &namespace).delete(&name, &how).await.map(drop);
+    }
+    let mut options = json!({ "preconditions": { "uid": pod.metadata.uid } });
+    if let Some(seconds) = rules.grace_period_seconds {
+        options["gracePeriodSeconds"] = json!(seconds);
+    }
+    let eviction = json!({ "metadata": { "namespace": namespace, "name": name }, "deleteOptions": options });
     let request = http::Request::post(format!("/api/v1/namespaces/{namespace}/pods/{name}/eviction"))
         .header(http::header::CONTENT_TYPE, "application/json")
         .body(eviction.to_string().into_bytes())
         .map_err(kube::Error::HttpError)?;
-    client.request(request).await
+    client.request::<Status>(request).await.map(drop)
 }
 
 /// What the API says to an eviction.
@@ -285,7 +353,7 @@ enum Answer {
 }
 
 impl Answer {
-    fn of(answer: kube::Result<Status>) -> Self {
+    fn of(answer: kube::Result<()>) -> Self {
         let Err(e) = answer else { return Self::Evicted };
         let kube::Error::Api(status) = &e else {
             let why = in_words(&e);

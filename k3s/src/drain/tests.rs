@@ -9,7 +9,7 @@ use crate::fake_api::{FakeApi, status};
 const NODE: &str = "/api/v1/nodes/h1";
 
 fn options() -> Options {
-    Options { timeout: Duration::from_secs(60), force: false, why: "leave".into(), stop: CancellationToken::new() }
+    Options { timeout: Duration::from_secs(60), rules: Rules::default(), why: "leave".into(), stop: CancellationToken::new() }
 }
 
 /// A node with a pod of each kind: `web-1` and `web-2` of a `ReplicaSet`, one of a `DaemonSet` and a static one.
@@ -192,7 +192,7 @@ async fn a_pod_without_a_controller_is_refused_before_anything_is_touched() {
     let e = drained(&api, &options()).await.0.unwrap_err();
     insta::assert_snapshot!(e.what, @"pods on h1 have no controller that would start them elsewhere: default/bare");
     assert_eq!((e.kind, api.changes()), (Kind::Refused, vec![]));
-    let done = drained(&api, &Options { force: true, ..options() }).await.0.unwrap();
+    let done = drained(&api, &Options { rules: Rules { force: true, ..Rules::default() }, ..options() }).await.0.unwrap();
     assert_eq!(names(&done.evicted), ["bare", "web-1", "web-2"]);
 }
 
@@ -315,6 +315,48 @@ async fn a_denied_eviction_is_not_repeated_and_an_unknown_node_is_said_to_be() {
     assert_eq!(cordoned(&api), (false, Value::Null));
     let e = drain(&api.client(), "h9", &options(), |_| ()).await.unwrap_err();
     assert_eq!(e.what, "there is no node h9");
+}
+
+#[tokio::test(start_paused = true)]
+async fn kubectls_options_reach_the_api() {
+    let (api, bodies) = (api(), Arc::new(Mutex::new(Vec::new())));
+    kubelet(&api, 0, 1);
+    let seen = Arc::clone(&bodies);
+    api.on(move |_, asked| {
+        let selects = asked.path == "/api/v1/pods" && asked.query.contains("labelSelector=app%3Dweb");
+        let tells = ["gracePeriodSeconds", "preconditions"].iter().any(|k| !asked.body[k].is_null()) || asked.path.ends_with("/eviction");
+        if selects || tells {
+            seen.lock().unwrap().push(format!("{} {} {}", asked.method, asked.path, asked.body));
+        }
+        None
+    });
+    let rules = Rules { grace_period_seconds: Some(5), pod_selector: Some("app=web".into()), ..Rules::default() };
+    drained(&api, &Options { rules, ..options() }).await.0.unwrap();
+    let said = std::mem::take(&mut *bodies.lock().unwrap()).join("\n");
+    assert!(said.contains("GET /api/v1/pods") && said.contains(r#""gracePeriodSeconds":5"#), "{said}");
+
+    let api = self::api();
+    budget(&api, "v1", "web");
+    kubelet(&api, u32::MAX, 1);
+    let rules = Rules { disable_eviction: true, ..Rules::default() };
+    drained(&api, &Options { rules, ..options() }).await.0.unwrap();
+    assert!(api.changes().contains(&format!("DELETE {}", path("web-1"))), "{:?}", api.changes());
+    assert!(api.get(&path("web-1")).is_none(), "past its budget");
+}
+
+#[tokio::test]
+async fn obstacles_are_known_before_anything_is_touched() {
+    let api = api();
+    let free = obstacles(&api.client(), "h1", &Rules::default()).await.unwrap();
+    assert_eq!(free, Obstacles { left: 2, ..Obstacles::default() });
+    budget(&api, "v1", "web");
+    bare(&api, "bare");
+    let found = obstacles(&api.client(), "h1", &Rules::default()).await.unwrap();
+    assert_eq!(found.blocked, ["default/bare has no controller that would start it elsewhere"]);
+    assert_eq!(found.kept[0], "default/web-1 is kept by PodDisruptionBudget default/web (2 healthy, 2 needed, 0 may go)");
+    assert_eq!((found.kept.len(), api.changes()), (2, vec![]));
+    let past = Rules { disable_eviction: true, force: true, ..Rules::default() };
+    assert_eq!(obstacles(&api.client(), "h1", &past).await.unwrap(), Obstacles { left: 3, ..Obstacles::default() });
 }
 
 #[test]
