@@ -7,7 +7,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::names::{POLICY_LABEL, SUSPEND_LABEL};
-use crate::{Item, Policy, Schedule, Span, Window, Zone};
+use crate::{BootId, Item, Policy, Schedule, Span, Window, Zone};
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,14 @@ pub enum Edit {
     Suspend,
     /// Updates start again.
     Resume,
+    /// No update starts on any node, and what has touched nothing yet is given back.
+    Halt,
+    /// That is over.
+    Continue,
+    /// It may be installed where that has to be approved.
+    Approve(Item),
+    /// This boot may be ended where that has to be approved.
+    ApproveReboot(BootId),
 }
 
 /// A window by its schedule; the rest may be left out where that is clear enough.
@@ -73,10 +81,11 @@ pub fn edit(manager: &Value, edits: &[Edit]) -> Result<Edited, Refusal> {
 
 const WINDOWS: &str = "maintenanceWindows";
 const SUSPEND: &str = "suspend";
+const HALTED: &str = "halted";
 
 /// What a field that is not there means.
 fn absent(key: &str) -> Value {
-    if key == SUSPEND { false.into() } else { Value::Array(Vec::new()) }
+    if [SUSPEND, HALTED].contains(&key) { false.into() } else { Value::Array(Vec::new()) }
 }
 
 struct Spec<'a> {
@@ -104,17 +113,34 @@ impl Spec<'_> {
             Edit::RemoveWindow(which) => self.remove_window(which),
             Edit::Ban(item) => Ok(self.ban(item)),
             Edit::Unban(item) => self.unban(item),
-            Edit::Suspend => Ok(self.suspend(true, "updates suspended on all nodes", "updates were already suspended on all nodes")),
-            Edit::Resume => Ok(self.suspend(false, "updates resumed", "updates were not suspended")),
+            Edit::Suspend => {
+                Ok(self.switch(SUSPEND, true, "updates suspended on all nodes", "updates were already suspended on all nodes"))
+            }
+            Edit::Resume => Ok(self.switch(SUSPEND, false, "updates resumed", "updates were not suspended")),
+            Edit::Halt => Ok(self.switch(HALTED, true, "updates halted", "updates were already halted")),
+            Edit::Continue => Ok(self.switch(HALTED, false, "updates go on", "updates were not halted")),
+            Edit::Approve(item @ Item::Package(_)) => Ok(self.approve("approvedPackages", &item.to_string(), &item.to_string())),
+            Edit::Approve(item @ Item::Patch(_)) => Ok(self.approve("approvedPatches", &item.to_string(), &item.to_string())),
+            Edit::ApproveReboot(boot) => Ok(self.approve("approvedReboots", boot.as_str(), &format!("a reboot after boot {boot}"))),
         }
     }
 
-    fn suspend(&mut self, suspend: bool, done: &str, already: &str) -> String {
-        if self.get(SUSPEND) == Value::Bool(suspend) {
+    fn switch(&mut self, key: &str, on: bool, done: &str, already: &str) -> String {
+        if self.get(key) == Value::Bool(on) {
             return already.to_owned();
         }
-        self.set(SUSPEND, suspend);
+        self.set(key, on);
         done.to_owned()
+    }
+
+    fn approve(&mut self, key: &str, entry: &str, what: &str) -> String {
+        let mut list = self.list(key);
+        if list.iter().any(|e| e == entry) {
+            return format!("{what} was already approved");
+        }
+        list.push(entry.into());
+        self.set(key, list);
+        format!("{what} approved")
     }
 
     fn add_window(&mut self, window: &Window) -> String {

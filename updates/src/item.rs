@@ -6,7 +6,7 @@ use cluster::{Invalid, nearest};
 use crate::{PackageName, PatchName};
 
 /// What can be banned.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Item {
     /// A build of a package.
     Package(PackageName),

@@ -1,6 +1,6 @@
 //! What the controller writes: to each `NodeUpdate`'s spec, and to the status of the `UpdateManager`.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -10,7 +10,6 @@ use crate::api::{
     AGENTS_REPORTING, Available, ItemsStatus, Listing, NodeStatus, NodeUpdate, NodeUpdateSpec, NodeUpdateStatus, Reason, SPEC_VALID,
     StageDelays, State, Summary, UpdateManagerSpec, condition,
 };
-use crate::decide::{Decision, Next};
 use crate::names::{POLICY_LABEL, SUSPEND_LABEL};
 use crate::{Asked, Bans, Gate, PatchName, Policy, Stage, assign, gate};
 
@@ -191,24 +190,6 @@ impl Judge<'_> {
             (None, Ok(_)) => (State::Pending, self.closed.then_some(Reason::WindowClosed)),
         };
         ItemsStatus { status, reason, number_of_packages_to_update: None }
-    }
-}
-
-/// Says of nodes whose updates are due what they wait for, by what was decided.
-pub fn explain(statuses: &mut [NodeStatus], decision: &Decision<'_>) {
-    let waits = decision.nodes.iter().filter_map(|(name, next)| match next {
-        Next::Wait(wait) => Some((*name, &wait.reason)),
-        Next::Act(_) => Some((*name, &Reason::Updating)),
-        Next::Rest => None,
-    });
-    let waits: HashMap<_, _> = waits.collect();
-    for status in statuses {
-        let Some(reason) = waits.get(status.id.as_str()) else { continue };
-        for items in [&mut status.ready_kernel, &mut status.rpm_packages] {
-            if items.status == State::Pending {
-                items.reason = Some((*reason).clone());
-            }
-        }
     }
 }
 

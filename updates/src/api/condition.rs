@@ -8,6 +8,9 @@ pub const AGENTS_REPORTING: &str = "AgentsReporting";
 /// Whether the status names each node. It is there only where it does not: where a cluster is too large for one object.
 pub const ALL_LISTED: &str = "AllListed";
 
+/// Whether updates start as they become due: neither did somebody halt them, nor do failures of an earlier stage.
+pub const NOT_HALTED: &str = "NotHalted";
+
 /// A condition that says `holds`; it keeps its time from `before` as long as its status stays the same.
 pub fn condition(
     before: &[Condition],

@@ -191,7 +191,7 @@ pub struct UpdateManagerStatus {
     /// find that out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub suspects: Vec<Suspects>,
-    /// `SpecValid`, `AgentsReporting`; `AllListed` where that does not hold.
+    /// `SpecValid`, `AgentsReporting`, `NotHalted`; `AllListed` where that does not hold.
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

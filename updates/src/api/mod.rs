@@ -10,7 +10,7 @@ mod tests;
 mod transaction;
 mod words;
 
-pub use condition::{AGENTS_REPORTING, ALL_LISTED, SPEC_VALID, condition};
+pub use condition::{AGENTS_REPORTING, ALL_LISTED, NOT_HALTED, SPEC_VALID, condition};
 pub use manager::{ItemsStatus, NodeStatus, Summary, UpdateManager, UpdateManagerSpec, UpdateManagerStatus};
 pub use node_update::{Available, HISTORY, Listing, NodeUpdate, NodeUpdateSpec, NodeUpdateStatus};
 pub use settings::{Approval, BlockingAlerts, Command, Drain, HostRules, Marks, Notice, Notify, Reboots, StageDelays, Timeouts};

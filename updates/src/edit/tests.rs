@@ -211,3 +211,27 @@ proptest! {
         prop_assert_eq!(&windows[1], &manager()["spec"]["maintenanceWindows"][1]);
     }
 }
+
+#[test]
+fn halts_and_approvals() {
+    let said = |manager: &Value, edits: &[Edit]| {
+        let edited = edit(manager, edits).unwrap();
+        (edited.patch.map(|p| p["spec"].clone()), edited.said.join("; "))
+    };
+    let idle = json!({ "spec": {} });
+    assert_eq!(said(&idle, &[Edit::Halt]), (Some(json!({ "halted": true })), "updates halted".into()));
+    assert_eq!(said(&idle, &[Edit::Continue]), (None, "updates were not halted".into()));
+    let halted = json!({ "spec": { "halted": true } });
+    assert_eq!(said(&halted, &[Edit::Halt]), (None, "updates were already halted".into()));
+    assert_eq!(said(&halted, &[Edit::Continue]).0, Some(json!({ "halted": false })));
+
+    let boot: crate::BootId = "6a8e1b6c-0b0e-4b0e-9d3b-0123456789ab".parse().unwrap();
+    let edits = ["bash-5-1.noarch", "1-2-r3"].map(|i| Edit::Approve(i.parse().unwrap()));
+    let edits = [edits.to_vec(), vec![Edit::ApproveReboot(boot)]].concat();
+    let before = json!({ "spec": { "approvedPackages": ["a-1-1.noarch"], "approvedPatches": ["1-2-r3"] } });
+    let (patch, words) = said(&before, &edits);
+    let boots = json!(["6a8e1b6c-0b0e-4b0e-9d3b-0123456789ab"]);
+    assert_eq!(patch.unwrap(), json!({ "approvedPackages": ["a-1-1.noarch", "bash-5-1.noarch"], "approvedReboots": boots }));
+    let reboot = "a reboot after boot 6a8e1b6c-0b0e-4b0e-9d3b-0123456789ab approved";
+    assert_eq!(words, format!("bash-5-1.noarch approved; 1-2-r3 was already approved; {reboot}"));
+}

@@ -195,20 +195,3 @@ fn conditions_say_who_is_silent_and_keep_their_time() {
     AgentsReporting False SomeSilent 2026-11-21T12:00:00Z "no report from a, b"
     "#);
 }
-
-#[test]
-fn what_was_decided_says_what_due_nodes_wait_for() {
-    use crate::decide::{Action, Wait};
-
-    let old = packages(&[("bash-5-1.x86_64", "2026-10-01T00:00:00Z")]);
-    let hosts = ["a", "b", "c"].map(|name| host(name, &[], json!({ "packages": old })));
-    let current = [host("d", &[], json!({ "packages": packages(&[]) }))];
-    let (mut nodes, spec) = (nodes(&hosts), spec(json!({})));
-    nodes.extend(self::nodes(&current));
-    let mut statuses = statuses(Some(&spec), &nodes, &wanted(Some(&spec), None, &nodes), now());
-    let wait = Wait { reason: Reason::PodDisruptionBudget, until: None, place: None };
-    let next = vec![("a", Next::Wait(wait.clone())), ("b", Next::Act(Action::Cordon)), ("d", Next::Wait(wait))];
-    explain(&mut statuses, &Decision { nodes: next, ..Decision::default() });
-    let said: Vec<_> = statuses.iter().map(|s| s.rpm_packages.reason.as_ref().map(Reason::as_str)).collect();
-    assert_eq!(said, [Some("PodDisruptionBudget"), Some("Updating"), None, None]);
-}
