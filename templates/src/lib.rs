@@ -8,6 +8,7 @@ use serde::Serialize;
 pub mod k3s;
 pub mod keepalived;
 pub mod kernel;
+pub mod notify;
 pub mod operator;
 
 /// A template could not be rendered: a mistake in the template or its context, never in the user's input.
