@@ -13,6 +13,7 @@ pub(crate) struct Clients {
     pub(crate) asking: Client,
     /// For watches, which are silent for minutes.
     pub(crate) watching: Client,
+    config: Config,
 }
 
 impl Clients {
@@ -27,6 +28,24 @@ impl Clients {
         config.default_retry = false;
         let mut asking = config.clone();
         asking.read_timeout = Some(Duration::from_secs(5));
-        Ok(Self { asking: Client::try_from(asking).context(what)?, watching: Client::try_from(config).context(what)? })
+        let config_of_servers = asking.clone();
+        Ok(Self {
+            asking: Client::try_from(asking).context(what)?,
+            watching: Client::try_from(config).context(what)?,
+            config: config_of_servers,
+        })
+    }
+
+    /// For questions to one server's own API server. Its certificate is for the cluster's name, whatever addresses it is for.
+    ///
+    /// # Errors
+    /// When the address is none.
+    pub(crate) fn of_server(&self, address: &str, port: u16) -> Result<Client> {
+        let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+        let what = || format!("cannot ask the API server at {host}:{port}");
+        let mut config = self.config.clone();
+        config.cluster_url = format!("https://{host}:{port}").parse().context(what())?;
+        config.tls_server_name = Some("kubernetes.default.svc".into());
+        Client::try_from(config).context(what())
     }
 }

@@ -4,6 +4,10 @@
 mod agent;
 mod client;
 mod controller;
+#[cfg(test)]
+#[path = "../../k3s/src/fake_api.rs"]
+#[allow(dead_code, reason = "its own crate uses the rest of it")]
+mod fake_api;
 pub mod image;
 mod job;
 mod manifest;

@@ -55,6 +55,39 @@ mod tests {
         role["rules"].as_array().unwrap().iter().map(|r| format!("{}: {}", words(&r["resources"]), words(&r["verbs"]))).collect()
     }
 
+    fn roles(documents: &[Value]) -> impl Iterator<Item = &Value> {
+        documents.iter().filter(|d| ["Role", "ClusterRole"].iter().any(|k| d["kind"] == *k))
+    }
+
+    #[test]
+    fn the_controller_has_what_it_needs_and_no_more() {
+        let documents = documents(false);
+        let of = roles(&documents).filter(|d| d["metadata"]["name"] == "smartup-controller").map(|role| {
+            let only = role["rules"].as_array().unwrap().iter().map(|r| r["resourceNames"][0].as_str());
+            let lines =
+                rules(role).into_iter().zip(only).map(|(rule, only)| only.map_or(rule.clone(), |only| format!("{rule} ({only} only)")));
+            let place = role["metadata"]["namespace"].as_str().unwrap_or("everywhere");
+            format!("{place}:\n  {}", lines.collect::<Vec<_>>().join("\n  "))
+        });
+        insta::assert_snapshot!(of.collect::<Vec<_>>().join("\n"), @r"
+        vz-maintenance-operator:
+          updatemanagers: get,list,watch,patch
+          updatemanagers/status: patch
+          nodeupdates: get,list,watch,create,patch,delete
+          leases: get,list,watch,create,update,delete
+          events: create
+          secrets: get (smartup-notify only)
+        everywhere:
+          nodes: get,list,watch,patch
+          pods: list,delete
+          pods/eviction: create
+          poddisruptionbudgets: list
+        default:
+          events: create
+          endpoints: get (kubernetes only)
+        ");
+    }
+
     #[test]
     fn an_agent_can_read_and_report_and_nothing_else() {
         let documents = documents(true);
@@ -65,7 +98,7 @@ mod tests {
         assert_eq!((bound("RoleBinding"), bound("ClusterRoleBinding")), (vec!["smartup-agent"], vec![]));
         let role = documents.iter().find(|d| d["kind"] == "Role" && d["metadata"]["name"] == "smartup-agent").unwrap();
         assert_eq!(rules(role), ["nodeupdates: get,list,watch", "nodeupdates/status: patch", "daemonsets: get"]);
-        for role in documents.iter().filter(|d| ["Role", "ClusterRole"].iter().any(|k| d["kind"] == *k)) {
+        for role in roles(&documents).filter(|d| d["metadata"]["name"] != "smartup-controller") {
             assert!(!rules(role).iter().any(|r| r.contains('*') || r.contains("secrets") || r.contains("pods")), "{role:#}");
         }
     }

@@ -4,7 +4,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-use updates::api::{NodeStatus, UpdateManagerStatus};
+use updates::api::{Answer, NodeStatus, NodeUpdate, UpdateManagerStatus};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Stage {
@@ -18,6 +18,21 @@ struct Standing {
     reason: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfNode {
+    node: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InPhase {
+    phase: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct What {
+    event: &'static str,
+}
+
 /// What the controller shows to Prometheus.
 #[derive(Clone)]
 pub(super) struct Metrics {
@@ -27,6 +42,9 @@ pub(super) struct Metrics {
     pub(super) failures: Counter,
     stages: Family<Stage, Gauge>,
     standing: Family<Standing, Gauge>,
+    reboots: Family<OfNode, Gauge>,
+    phases: Family<InPhase, Gauge>,
+    updates: Family<What, Counter>,
 }
 
 impl Metrics {
@@ -38,6 +56,9 @@ impl Metrics {
             failures: Counter::default(),
             stages: Family::default(),
             standing: Family::default(),
+            reboots: Family::default(),
+            phases: Family::default(),
+            updates: Family::default(),
         };
         registry.register("controller_leads", "1 where this controller leads", metrics.leads.clone());
         let passes = metrics.passes.clone();
@@ -46,7 +67,30 @@ impl Metrics {
         registry.register("controller_write_failures", "Writes that the API did not take", metrics.failures.clone());
         registry.register("nodes", "Nodes by the stage of their updates", metrics.stages.clone());
         registry.register("node_items", "Nodes by how their packages and live patches stand", metrics.standing.clone());
+        let reboots = "1 for each node whose host needs a reboot, 0 for each that does not; nothing where that is unknown";
+        registry.register("reboot_required", reboots, metrics.reboots.clone());
+        registry.register("updating_nodes", "Nodes that are being updated, by phase", metrics.phases.clone());
+        registry.register("update_events", "Updates of nodes that started, were done, failed or were put off", metrics.updates.clone());
         metrics
+    }
+
+    /// Something happened to a node's update: in one word, as its Event has it.
+    pub(super) fn happened(&self, event: &'static str) {
+        self.updates.get_or_create(&What { event }).inc();
+    }
+
+    /// What the nodes need, and where those are that are being updated.
+    pub(super) fn show_updates<'u>(&self, updates: impl Iterator<Item = &'u NodeUpdate>) {
+        self.reboots.clear();
+        self.phases.clear();
+        for update in updates {
+            if let Some(transaction) = &update.spec.transaction {
+                self.phases.get_or_create(&InPhase { phase: transaction.phase.to_string() }).inc();
+            }
+            let needed = update.status.as_ref().map(|s| s.reboot.needed);
+            let (Some(name), Some(needed @ (Answer::Yes | Answer::No))) = (&update.metadata.name, needed) else { continue };
+            self.reboots.get_or_create(&OfNode { node: name.clone() }).set(i64::from(needed == Answer::Yes));
+        }
     }
 
     /// How the nodes stand now.

@@ -1,5 +1,6 @@
 //! The controller: makes a `NodeUpdate` for each node, gives it a stage, and says in the `UpdateManager` how all nodes stand.
 
+mod carry;
 mod follow;
 mod metrics;
 mod pace;
@@ -12,25 +13,27 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use k3s::Lease;
+use k8s_openapi::api::coordination::v1::Lease as LeaseObject;
 use k8s_openapi::api::core::v1::{Event, EventSource, Node, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta, Patch, PatchParams, PostParams, Request};
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams, Request};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, Resource as _};
 use node::{Error, Result};
 use serde::Serialize;
 use serde::de::IgnoredAny;
-use serde_json::json;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use updates::api::{NodeUpdate, UpdateManager, UpdateManagerStatus};
+use updates::decide::spec_patch;
 use updates::names;
 
+use self::carry::{Acted, Carry, Happening, Slot};
 use self::follow::Known;
 use self::metrics::Metrics;
 use self::pace::{Pace, size};
 use self::plan::{Change, Cluster, News, Plan, Standing, plan};
-use self::view::{ManagerView, NodeView, node_updates};
+use self::view::{ManagerView, NodeView, SentNode, node_updates};
 use crate::client::Clients;
 use crate::serve::{BEAT, Pulse, registry};
 use crate::{LEASE, Pod, VERSION};
@@ -41,6 +44,8 @@ const GATHER: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_secs(5);
 /// A watch ends by itself after so many seconds and is begun anew: one whose server died would be silent for ever.
 const WATCH: u32 = 60;
+/// While nodes are being updated, what is awaited is looked at this often: pods say nothing when they go, and deadlines pass.
+const STEP: Duration = Duration::from_secs(1);
 /// Writes at once.
 const WRITES: usize = 16;
 
@@ -66,9 +71,10 @@ pub async fn controller(pod: &Pod, stop: &CancellationToken) -> Result<()> {
     };
     tracing::info!("this controller leads");
     metrics.leads.set(1);
+    let carry = Carry::new(&clients)?;
     let leader = Leader::new(&clients, pod, metrics, pulse.clone());
     let ended = tokio::select! {
-        () = leader.lead(&lease) => Ok(()),
+        () = leader.lead(&lease, carry) => Ok(()),
         () = lease.lost() => Err(Error::failed("another controller leads, or may soon: the lease could not be renewed")),
         () = stop.cancelled() => Ok(()),
     };
@@ -83,6 +89,7 @@ struct Leader {
     nodes: Known<NodeView>,
     updates: Known<NodeUpdate>,
     managers: Known<ManagerView>,
+    slots: Known<Option<Slot>>,
     changed: Arc<Notify>,
     node_updates: Api<NodeUpdate>,
     client: Client,
@@ -108,12 +115,14 @@ impl Leader {
     fn new(clients: &Clients, pod: &Pod, metrics: Metrics, pulse: Arc<Pulse>) -> Self {
         let watching = &clients.watching;
         let changed = Arc::new(Notify::new());
-        let (nodes, updates, managers) = (Known::new(), Known::new(), Known::new());
+        let (nodes, updates, managers, slots) = (Known::new(), Known::new(), Known::new(), Known::new());
         let config = || watcher::Config::default().timeout(WATCH);
-        let api = Api::<PartialObjectMeta<Node>>::all(watching.clone());
+        let api = Api::<SentNode>::all_with(watching.clone(), &ApiResource::erase::<Node>(&()));
         nodes.follow("nodes", watcher::watcher(api, config()).default_backoff(), NodeView::of, &changed);
         let api = Api::<NodeUpdate>::namespaced(watching.clone(), names::NAMESPACE);
         updates.follow("NodeUpdates", watcher::watcher(api, config()).default_backoff(), node_updates(), &changed);
+        let api = Api::<LeaseObject>::namespaced(watching.clone(), names::NAMESPACE);
+        slots.follow("leases", watcher::watcher(api, config().labels(carry::LABEL)).default_backoff(), carry::slot, &changed);
         let api = Api::<DynamicObject>::namespaced_with(watching.clone(), names::NAMESPACE, &ApiResource::erase::<UpdateManager>(&()));
         let only = config().fields(&format!("metadata.name={}", names::INSTANCE));
         managers.follow("the UpdateManager", watcher::watcher(api, only).default_backoff(), ManagerView::of, &changed);
@@ -121,6 +130,7 @@ impl Leader {
             nodes,
             updates,
             managers,
+            slots,
             changed,
             node_updates: Api::namespaced(clients.asking.clone(), names::NAMESPACE),
             client: clients.asking.clone(),
@@ -131,7 +141,7 @@ impl Leader {
     }
 
     /// Compares and writes whenever something has changed; and as time goes by, since windows open and delays pass.
-    async fn lead(&self, lease: &Lease) {
+    async fn lead(&self, lease: &Lease, mut carry: Carry) {
         let (mut pause, mut pace) = (BEAT, Pace::default());
         loop {
             tokio::select! {
@@ -139,7 +149,7 @@ impl Leader {
                 () = tokio::time::sleep(pause) => {}
             }
             self.pulse.beat();
-            pause = match self.pass(lease, &mut pace).await {
+            pause = match self.pass(lease, &mut carry, &mut pace).await {
                 Ok(pause) => pause,
                 Err(e) => {
                     tracing::warn!("{}", e.chain());
@@ -156,23 +166,46 @@ impl Leader {
     }
 
     /// Answers after how long the next is due, whether or not something changes.
-    async fn pass(&self, lease: &Lease, pace: &mut Pace) -> Result<Duration> {
-        let Some(cluster) = self.cluster() else { return Ok(BEAT) };
-        let began = Instant::now();
-        let mut plan = plan(&cluster, Timestamp::now());
+    async fn pass(&self, lease: &Lease, carry: &mut Carry, pace: &mut Pace) -> Result<Duration> {
+        let Some((cluster, slots)) = self.cluster().zip(self.slots.all()) else { return Ok(BEAT) };
+        let (began, now, slots) = (Instant::now(), Timestamp::now(), carry::seen(&slots));
+        let decided = carry.decide(&cluster, &slots, now).await;
+        let mut plan = plan(&cluster, Some(&decided), now);
         self.metrics.passes.observe(began.elapsed().as_secs_f64());
         if let Some(status) = plan.standing.as_ref().map(|s| &s.status).or(cluster.manager.as_ref().map(|m| &m.status)) {
             self.metrics.show(status);
         }
+        self.metrics.show_updates(cluster.updates.values().map(AsRef::as_ref));
         let rest = pace.left(Instant::now());
-        let waits = !rest.is_zero() && plan.standing.take_if(|s| !s.awaited).is_some();
-        if !plan.is_empty() {
-            lease.still_ours().await?;
-            self.write(&cluster, &plan, pace)
-                .await
-                .map_err(|e| Error::failed(format!("the API did not take all: {}", k3s::in_words(&e))))?;
+        if decided.has_learnt() {
+            // the status has the suspects: it is written when those are known here
+            plan.standing = None;
         }
-        Ok(if waits { rest } else { BEAT })
+        let waits = !rest.is_zero() && plan.standing.take_if(|s| !s.awaited).is_some();
+        if plan.is_empty() && decided.is_idle() {
+            return Ok(if waits { rest } else { BEAT });
+        }
+        lease.still_ours().await?;
+        let acted = carry.act(&cluster, &slots, &decided, now).await;
+        let written = self.write(&cluster, &plan, pace).await;
+        self.tell(&cluster, carry, &acted).await;
+        written.map_err(|e| Error::failed(format!("the API did not take all: {}", k3s::in_words(&e))))?;
+        acted.failed.map_or(Ok(()), Err)?;
+        Ok(if decided.is_idle() { if waits { rest } else { BEAT } } else { STEP })
+    }
+
+    /// Says what happened to the updates of nodes: in Events, to whom it is notified, and to Prometheus.
+    async fn tell(&self, cluster: &Cluster, carry: &Carry, acted: &Acted) {
+        for happening in &acted.happenings {
+            self.metrics.happened(happening.reason);
+            carry.tell(cluster, happening);
+            let Happening { node, reason, note, .. } = happening;
+            let warns = !matches!(*reason, "UpdateStarted" | "UpdateDone");
+            self.say(cluster, &News { node: Some(node.clone()), reason: (*reason).to_owned(), warns, note: note.clone() }).await;
+        }
+        if let Some(note) = &acted.banned {
+            self.say(cluster, &News { node: None, reason: "ItemsBanned".into(), warns: true, note: note.clone() }).await;
+        }
     }
 
     /// Writes all of it, or as much as there is before the API is away; answers with the first failure.
@@ -209,7 +242,9 @@ impl Leader {
                 self.node_updates.create(&ours, update).await.map(drop)
             }
             Write::Change(Change { node, spec, .. }) => {
-                let (how, patch) = (PatchParams::apply(names::CONTROLLER_MANAGER), json!({ "spec": spec }));
+                // what is under way is in both the same, and so not in the patch
+                let Some(patch) = cluster.updates.get(node).and_then(|before| spec_patch(&before.spec, spec)) else { return Ok(()) };
+                let how = PatchParams::apply(names::CONTROLLER_MANAGER);
                 self.node_updates.patch_metadata(node, &how, &Patch::Merge(&patch)).await.map(drop)
             }
         };

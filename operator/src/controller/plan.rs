@@ -6,10 +6,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::ObjectMeta;
-use updates::api::{ALL_LISTED, NodeStatus, NodeUpdate, NodeUpdateSpec, Reason, State, UpdateManagerStatus, condition};
+use updates::api::{ALL_LISTED, NOT_HALTED, NodeStatus, NodeUpdate, NodeUpdateSpec, Reason, State, UpdateManagerStatus, condition};
+use updates::decide::FailedStage;
 use updates::judge::{self, conditions, statuses, summary, wanted};
 use updates::names;
 
+use super::carry::{Decided, explain};
 use super::pace::{fit, size};
 use super::view::{ManagerView, NodeView};
 
@@ -67,8 +69,8 @@ impl Plan {
     }
 }
 
-/// What is to be done now.
-pub(super) fn plan(cluster: &Cluster, now: Timestamp) -> Plan {
+/// What is to be written now; `decided` says what comes next for the nodes.
+pub(super) fn plan(cluster: &Cluster, decided: Option<&Decided>, now: Timestamp) -> Plan {
     // one of a node of this name that is gone goes with it; until then there is none of the new node
     let update_of = |name: &str, node: &NodeView| {
         let update = cluster.updates.get(name)?;
@@ -99,7 +101,15 @@ pub(super) fn plan(cluster: &Cluster, now: Timestamp) -> Plan {
     }
     if let Some(manager) = manager {
         let before = &manager.status;
-        let status = status(manager, &nodes, statuses(spec, &nodes, &wanted, now), now);
+        let mut standing = statuses(spec, &nodes, &wanted, now);
+        for status in &mut standing {
+            let next = decided.and_then(|d| d.nodes.get(&status.id));
+            let transaction = cluster.updates.get(&status.id).and_then(|u| u.spec.transaction.as_ref());
+            if let Some(next) = next {
+                explain(status, next, transaction);
+            }
+        }
+        let status = status(manager, decided, &nodes, standing, now);
         if status != *before {
             let awaited = status.observed_generation != before.observed_generation;
             plan.standing = Some(Standing { awaited, news: news(before, &status), status });
@@ -109,10 +119,19 @@ pub(super) fn plan(cluster: &Cluster, now: Timestamp) -> Plan {
 }
 
 /// The status that says how the nodes stand; of more of them than one object has room for, it names the first.
-fn status(manager: &ManagerView, nodes: &[judge::Node<'_>], mut standing: Vec<NodeStatus>, now: Timestamp) -> UpdateManagerStatus {
+fn status(
+    manager: &ManagerView,
+    decided: Option<&Decided>,
+    nodes: &[judge::Node<'_>],
+    mut standing: Vec<NodeStatus>,
+    now: Timestamp,
+) -> UpdateManagerStatus {
     let (before, generation) = (&manager.status.conditions, manager.generation);
     let summary = summary(&standing);
     let mut conditions = conditions(before, manager.spec.as_ref().err().map(String::as_str), nodes, generation, now);
+    let halted = halted(manager, decided);
+    let goes_on = || ("GoesOn", "updates start as they become due".to_owned());
+    conditions.push(condition(before, (NOT_HALTED, halted.is_none()), halted.unwrap_or_else(goes_on), generation, now));
     let (all, listed) = (standing.len(), fit(&standing, manager.spec.as_ref().map_or(0, size)));
     if listed < all {
         standing.truncate(listed);
@@ -120,6 +139,17 @@ fn status(manager: &ManagerView, nodes: &[judge::Node<'_>], mut standing: Vec<No
         conditions.push(condition(before, (ALL_LISTED, false), ("NoRoom", why), generation, now));
     }
     UpdateManagerStatus { observed_generation: generation, summary, conditions, nodes: standing, suspects: manager.status.suspects.clone() }
+}
+
+/// Why updates are halted, by somebody or by failures of an earlier stage.
+fn halted(manager: &ManagerView, decided: Option<&Decided>) -> Option<(&'static str, String)> {
+    if manager.spec.as_ref().is_ok_and(|spec| spec.halted) {
+        return Some(("Halted", "the spec has halted: true; smartup updates continue ends that".into()));
+    }
+    let failed = decided.map(|d| d.failed.as_slice()).unwrap_or_default();
+    let one = |f: &FailedStage| format!("{} of {} nodes of the stage {} failed, {} are enough", f.failed, f.nodes, f.stage, f.limit);
+    let all: Vec<_> = failed.iter().map(one).collect();
+    (!all.is_empty()).then(|| ("StageFailed", format!("{}: nothing starts in later stages until they are mended", all.join("; "))))
 }
 
 /// A node's `NodeUpdate`, which goes when the node goes.
@@ -183,16 +213,22 @@ fn news(before: &UpdateManagerStatus, after: &UpdateManagerStatus) -> Vec<News> 
 mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use updates::api::{Available, Listing, NodeUpdateStatus, UpdateManagerSpec};
+    use updates::decide::Cordon;
     use updates::{Policy, Stage};
 
     use super::*;
+
+    fn view(name: &str, labels: BTreeMap<String, String>) -> NodeView {
+        let uid = format!("uid-{name}");
+        NodeView { uid, labels, ready: true, server: false, etcd: false, address: None, cordon: Cordon::No, run_requested: None }
+    }
 
     fn now() -> Timestamp {
         Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_hours(1000)
     }
 
     fn cluster(nodes: &[&str]) -> Cluster {
-        let node = |name: &&str| ((*name).to_owned(), Arc::new(NodeView { uid: format!("uid-{name}"), labels: BTreeMap::new() }));
+        let node = |name: &&str| ((*name).to_owned(), Arc::new(view(name, BTreeMap::new())));
         let manager = ManagerView {
             uid: Some("uid".into()),
             generation: Some(3),
@@ -205,7 +241,7 @@ mod tests {
 
     fn relabel(cluster: &mut Cluster, node: &str, labels: &[(&str, &str)]) {
         let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        cluster.nodes.insert(node.into(), Arc::new(NodeView { uid: format!("uid-{node}"), labels }));
+        cluster.nodes.insert(node.into(), Arc::new(view(node, labels)));
     }
 
     /// Does what the plan says, as the API would; and lets every agent report.
@@ -230,7 +266,7 @@ mod tests {
     fn settle(cluster: &mut Cluster) -> Vec<News> {
         let mut news = Vec::new();
         for _ in 0..4 {
-            let plan = plan(cluster, now());
+            let plan = plan(cluster, None, now());
             if plan.is_empty() {
                 return news;
             }
@@ -247,13 +283,13 @@ mod tests {
     #[test]
     fn a_new_cluster_comes_to_rest_and_stays_there() {
         let mut all = cluster(&["a", "b", "c", "d"]);
-        let first = plan(&all, now());
+        let first = plan(&all, None, now());
         assert_eq!((first.create.len(), first.change.len()), (4, 0));
         assert_eq!(first.create[0].metadata.owner_references.as_ref().unwrap()[0].uid, "uid-a");
-        assert_eq!(words(&settle(&mut all)), ["- Understood", "- SomeSilent!", "- AllReported"]);
+        assert_eq!(words(&settle(&mut all)), ["- Understood", "- SomeSilent!", "- GoesOn", "- AllReported"]);
         let manager = all.manager.clone().unwrap();
         assert_eq!((manager.status.nodes.len(), manager.status.observed_generation), (4, Some(3)));
-        assert!(plan(&all, now()).is_empty(), "nothing is written twice");
+        assert!(plan(&all, None, now()).is_empty(), "nothing is written twice");
     }
 
     #[test]
@@ -280,8 +316,8 @@ mod tests {
     fn a_namesake_of_a_node_that_is_gone_inherits_nothing() {
         let mut all = cluster(&["a"]);
         settle(&mut all);
-        all.nodes.insert("a".into(), Arc::new(NodeView { uid: "another".into(), labels: BTreeMap::new() }));
-        let plan = plan(&all, now());
+        all.nodes.insert("a".into(), Arc::new(NodeView { uid: "another".into(), ..view("a", BTreeMap::new()) }));
+        let plan = plan(&all, None, now());
         assert!(plan.create.is_empty(), "the old one goes with its node, and the watch says so");
         let node = &plan.standing.unwrap().status.nodes[0];
         assert_eq!((&node.kernel, &node.rpm_packages.reason), (&None, &Some(Reason::NotReported)));
@@ -290,12 +326,12 @@ mod tests {
     #[test]
     fn what_somebody_has_asked_for_does_not_wait() {
         let mut all = cluster(&["a"]);
-        assert!(plan(&all, now()).standing.unwrap().awaited, "nothing was answered yet");
+        assert!(plan(&all, None, now()).standing.unwrap().awaited, "nothing was answered yet");
         settle(&mut all);
         relabel(&mut all, "a", &[(names::SUSPEND_LABEL, "")]);
-        assert!(!plan(&all, now()).standing.unwrap().awaited);
+        assert!(!plan(&all, None, now()).standing.unwrap().awaited);
         Arc::make_mut(all.manager.as_mut().unwrap()).generation = Some(4);
-        assert!(plan(&all, now()).standing.unwrap().awaited);
+        assert!(plan(&all, None, now()).standing.unwrap().awaited);
     }
 
     /// A cluster of so many nodes whose names are as long as a label allows, and of whom the most is to be said.
@@ -310,16 +346,16 @@ mod tests {
             let checked_at = Some(Time(now()));
             status.packages = Some(Listing { checked_at: checked_at.clone(), error: None, available: available.collect() });
             status.patches = Some(Listing { checked_at, error: None, available: vec![] });
-            let node = NodeView { uid: format!("uid-{name}"), labels: [(names::SUSPEND_LABEL.to_owned(), String::new())].into() };
+            let node = view(name, [(names::SUSPEND_LABEL.to_owned(), String::new())].into());
             all.nodes.insert(name.clone(), Arc::new(node));
         }
-        plan(&all, now()).standing.unwrap().status
+        plan(&all, None, now()).standing.unwrap().status
     }
 
     #[test]
     fn five_thousand_nodes_are_one_object_and_of_more_it_says_so() {
         let status = crowd(5000);
-        assert_eq!((status.nodes.len(), status.conditions.len()), (5000, 2));
+        assert_eq!((status.nodes.len(), status.conditions.len()), (5000, 3));
         assert!(size(&status) < 1536 * 1024 - 32 * 1024, "{}", size(&status));
         let status = crowd(6000);
         assert!((5000..6000).contains(&status.nodes.len()) && status.summary.nodes == 6000, "{}", status.nodes.len());

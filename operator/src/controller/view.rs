@@ -2,23 +2,88 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Node;
+use jiff::Timestamp;
 use kube::ResourceExt as _;
-use kube::api::{DynamicObject, ObjectMeta, PartialObjectMeta};
-use serde::Deserialize as _;
+use kube::api::{DynamicObject, ObjectMeta};
+use kube::core::Object;
+use serde::Deserialize;
 use updates::api::{NodeUpdate, UpdateManagerSpec, UpdateManagerStatus};
+use updates::decide::Cordon;
 use updates::{Names, names};
 
-/// A node: of its labels only those that decide something, and those that a storage selector may ask for.
+use super::carry::WHY;
+
+/// Of a Node as the API sends it, what is looked at: the rest of it, images above all, is not even taken apart.
+pub(super) type SentNode = Object<SentSpec, SentStatus>;
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct SentSpec {
+    unschedulable: bool,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct SentStatus {
+    conditions: Vec<SentCondition>,
+    addresses: Vec<SentAddress>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct SentCondition {
+    #[serde(rename = "type")]
+    type_: String,
+    status: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct SentAddress {
+    #[serde(rename = "type")]
+    type_: String,
+    address: String,
+}
+
+/// The labels that servers have; the second is that of old versions.
+const SERVER: [&str; 2] = ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"];
+/// The label that k3s puts on servers with an etcd of their own.
+const ETCD: &str = "node-role.kubernetes.io/etcd";
+
+/// A node.
 #[derive(Debug, PartialEq)]
 pub(super) struct NodeView {
     pub(super) uid: String,
     pub(super) labels: BTreeMap<String, String>,
+    /// Whether its condition Ready is True.
+    pub(super) ready: bool,
+    pub(super) server: bool,
+    /// Whether it has a member of etcd.
+    pub(super) etcd: bool,
+    /// Its own address; only of those that have a member of etcd.
+    pub(super) address: Option<String>,
+    pub(super) cordon: Cordon,
+    pub(super) run_requested: Option<Timestamp>,
 }
 
 impl NodeView {
-    pub(super) fn of(node: &PartialObjectMeta<Node>) -> Self {
-        Self { uid: node.uid().unwrap_or_default(), labels: node.labels().clone() }
+    pub(super) fn of(node: &SentNode) -> Self {
+        let (labels, annotations) = (node.labels(), node.annotations());
+        let status = node.status.as_ref();
+        let etcd = labels.contains_key(ETCD);
+        let internal = || status?.addresses.iter().find(|a| a.type_ == "InternalIP").map(|a| a.address.clone());
+        Self {
+            uid: node.uid().unwrap_or_default(),
+            ready: status.is_some_and(|s| s.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")),
+            server: SERVER.iter().any(|role| labels.contains_key(*role)),
+            etcd,
+            address: etcd.then(internal).flatten(),
+            cordon: match (node.spec.unschedulable, annotations.get(k3s::CORDON)) {
+                (false, _) => Cordon::No,
+                (true, Some(why)) if why == WHY => Cordon::Ours,
+                (true, _) => Cordon::Theirs,
+            },
+            run_requested: annotations.get(names::RUN_ANNOTATION).and_then(|at| at.parse().ok()),
+            labels: labels.clone(),
+        }
     }
 }
 
@@ -66,6 +131,38 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_node_is_what_it_says() {
+        let of = |node: serde_json::Value| NodeView::of(&serde_json::from_value::<SentNode>(node).unwrap());
+        let mut node = json!({
+            "metadata": { "name": "h1", "uid": "u", "labels": { "node-role.kubernetes.io/master": "true", "node-role.kubernetes.io/etcd": "true" } },
+            "spec": { "podCIDR": "10.42.0.0/24" },
+            "status": {
+                "conditions": [{ "type": "MemoryPressure", "status": "False" }, { "type": "Ready", "status": "True" }],
+                "addresses": [{ "type": "Hostname", "address": "h1" }, { "type": "InternalIP", "address": "10.79.0.11" }],
+                "images": [{ "names": ["a"], "sizeBytes": 1 }],
+            },
+        });
+        let view = of(node.clone());
+        assert!(view.ready && view.server && view.etcd);
+        assert_eq!(
+            (view.uid.as_str(), view.address.as_deref(), view.cordon, view.run_requested),
+            ("u", Some("10.79.0.11"), Cordon::No, None)
+        );
+        node["spec"]["unschedulable"] = json!(true);
+        assert_eq!(of(node.clone()).cordon, Cordon::Theirs);
+        node["metadata"]["annotations"] = json!({ k3s::CORDON: "h1 leaves the cluster", names::RUN_ANNOTATION: "2026-11-21T12:00:00Z" });
+        let view = of(node.clone());
+        assert_eq!((view.cordon, view.run_requested), (Cordon::Theirs, "2026-11-21T12:00:00Z".parse().ok()));
+        node["metadata"]["annotations"] = json!({ k3s::CORDON: WHY, names::RUN_ANNOTATION: "now" });
+        node["status"]["conditions"][1]["status"] = json!("Unknown");
+        node["metadata"]["labels"] = json!({});
+        let view = of(node);
+        assert_eq!((view.cordon, view.run_requested, view.ready, view.server, view.address), (Cordon::Ours, None, false, false, None));
+        let empty = of(json!({ "metadata": { "name": "new" }, "spec": {} }));
+        assert!(!empty.ready);
+    }
 
     #[test]
     fn a_spec_that_is_not_understood_is_no_reason_to_stop() {
