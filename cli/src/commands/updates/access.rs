@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, DynamicObject, ListParams, ObjectList, Patch, PatchParams, Request};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -75,6 +76,8 @@ pub struct Objects {
     pub node_updates: Option<Api<DynamicObject>>,
     /// Nodes.
     pub nodes: Api<Node>,
+    /// Leases beside them: each node that is being updated has one.
+    pub leases: Api<Lease>,
 }
 
 /// There is nothing to be looked at or changed.
@@ -92,7 +95,7 @@ impl Objects {
         };
         let of = |kind| Some(Api::namespaced_with(client.clone(), NAMESPACE, &group.recommended_kind(kind)?.0));
         let managers = of("UpdateManager").ok_or_else(missing)?;
-        Ok(Self { managers, node_updates: of("NodeUpdate"), nodes: Api::all(client.clone()) })
+        Ok(Self { managers, node_updates: of("NodeUpdate"), nodes: Api::all(client.clone()), leases: Api::namespaced(client, NAMESPACE) })
     }
 
     /// The one `UpdateManager`.

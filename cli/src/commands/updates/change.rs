@@ -75,7 +75,8 @@ fn refused(refusal: Refusal) -> Error {
     }
 }
 
-fn no_such_node(name: &str, known: &[&str]) -> Error {
+/// A name that no node has, with the nearest.
+pub fn no_such_node(name: &str, known: &[&str]) -> Error {
     let hint = match (cluster::nearest(name, known.iter().copied()), known.split_at_checked(SHOWN)) {
         (Some(near), _) => format!("did you mean {near}?"),
         (None, Some((first, rest))) if !rest.is_empty() => format!("the nodes are {} and {} more", first.join(", "), rest.len()),

@@ -4,8 +4,13 @@ mod access;
 mod bans;
 mod change;
 mod check;
+mod forecast;
+mod halt;
+mod history;
 mod nodes;
+mod plan;
 mod reports;
+mod run;
 mod status;
 mod view;
 mod when;
@@ -56,6 +61,22 @@ enum Command {
     Resume(At<nodes::Resume>),
     /// Let all nodes look for updates now
     Check(At<check::Check>),
+    /// Show what would happen to which nodes, when, and with which packages
+    ///
+    /// It is what the controller would decide if everything went well, every server and every alert included.
+    Plan(At<plan::Plan>),
+    /// Let what a plan has be installed, where that has to be approved
+    Approve(At<plan::Approve>),
+    /// Show the updates that came to an end
+    History(At<history::History>),
+    /// Let nodes be updated now, first of all and outside of windows
+    ///
+    /// Everything else still holds: bans, suspension, budgets, alerts, quorum, and how many at a time.
+    Run(At<run::Run>),
+    /// Let no update start, and give back what has touched nothing yet
+    Halt(At<halt::Halt>),
+    /// End what `halt` began
+    Continue(At<halt::Continue>),
 }
 
 /// A command's own arguments, and how it gets to the cluster.
@@ -79,6 +100,12 @@ impl Updates {
             Command::Suspend(c) => c.what.run(&c.reach).await,
             Command::Resume(c) => c.what.run(&c.reach).await,
             Command::Check(c) => c.what.run(&c.reach).await,
+            Command::Plan(c) => c.what.run(&c.reach).await,
+            Command::Approve(c) => c.what.run(&c.reach).await,
+            Command::History(c) => c.what.run(&c.reach).await,
+            Command::Run(c) => c.what.run(&c.reach).await,
+            Command::Halt(c) => c.what.run(&c.reach).await,
+            Command::Continue(c) => c.what.run(&c.reach).await,
         }
         .map(|()| ExitCode::SUCCESS)
     }

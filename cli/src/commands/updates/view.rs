@@ -142,6 +142,7 @@ fn complaint(condition: &Value) -> Option<String> {
         (_, "True") => return None,
         (SPEC_VALID, _) => "The spec is not understood",
         (updates::api::AGENTS_REPORTING, _) => "Not all agents report",
+        (updates::api::NOT_HALTED, _) => "Updates are halted",
         (updates::api::ALL_LISTED, _) => "Not all nodes are listed",
         // a vendor's: whether it is bad that it does not hold is not known here
         _ => return None,

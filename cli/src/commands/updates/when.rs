@@ -35,6 +35,15 @@ pub fn ago(past: SignedDuration) -> String {
     }
 }
 
+/// How long something took, or may take.
+pub fn took(time: SignedDuration) -> String {
+    match (time.as_secs(), time.as_mins()) {
+        (..120, _) => format!("{} s", time.as_secs()),
+        (_, ..120) => format!("{} min", time.as_mins()),
+        (_, minutes) => format!("{} h {} min", minutes / 60, minutes % 60),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,6 +61,10 @@ mod tests {
         assert_eq!(
             [-5, 0, 1, 59, 60, 47 * 60, 48 * 60].map(ago),
             ["now", "now", "1 min ago", "59 min ago", "1 h ago", "47 h ago", "2 d ago"]
+        );
+        assert_eq!(
+            [119, 120, 7199, 7200, 9061].map(|s| took(SignedDuration::from_secs(s))),
+            ["119 s", "2 min", "119 min", "2 h 0 min", "2 h 31 min"]
         );
     }
 }
