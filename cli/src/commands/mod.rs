@@ -113,7 +113,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Disable(c) => c.run(cli.verbose).await,
         Command::Config(c) => c.run(),
         Command::Image(c) => c.run(),
-        Command::Operator(c) => c.run().await,
+        Command::Operator(c) => Box::pin(c.run()).await,
         Command::Updates(c) => c.run().await,
         Command::Completions(c) => c.run(),
         Command::Node(c) => c.run().await,
