@@ -8,7 +8,7 @@ use crate::PackageName;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Suspects {
-    /// They are tried on this node; on any other when it is gone.
+    /// They are tried on this node; on others when it is gone, or held by somebody.
     pub node: String,
     /// One of them, or none.
     pub packages: Vec<PackageName>,

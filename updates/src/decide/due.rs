@@ -26,14 +26,16 @@ pub(super) enum Standing {
     Current,
 }
 
-/// Those that are tried on this node, if any are.
-pub(super) fn trial<'s>(suspects: &'s [Suspects], node: &Node<'_>, is_there: impl Fn(&str) -> bool) -> Option<&'s Suspects> {
-    suspects.iter().find(|group| group.node == node.name() || !is_there(&group.node) && lists_any(node, group.trial()))
-}
-
-fn lists_any(node: &Node<'_>, packages: &[PackageName]) -> bool {
-    let available = found(node.status().and_then(|s| s.packages.as_ref()));
-    available.iter().any(|item| packages.contains(&item.name))
+/// Those that are tried on this node, if any can be. `tries` says of a node whether it could.
+pub(super) fn trial<'s>(
+    suspects: &'s [Suspects],
+    node: &Node<'_>,
+    rules: &Rules<'_>,
+    tries: impl Fn(&str) -> bool,
+) -> Option<&'s Suspects> {
+    let status = node.status()?;
+    let here = |group: &&Suspects| group.node == node.name() || !tries(&group.node);
+    suspects.iter().filter(here).find(|group| of_trial(group, status, rules).next().is_some())
 }
 
 /// What of a trial can be installed on a node.
@@ -49,7 +51,7 @@ fn needs_reboot(status: &NodeUpdateStatus, rules: &Rules<'_>) -> bool {
 
 /// Whether anything is due on a node. It stops at the first thing that is: thousands of nodes are asked.
 pub(super) fn standing(status: &NodeUpdateStatus, stage: Stage, trial: Option<&Suspects>, rules: &Rules<'_>) -> Standing {
-    if trial.is_some_and(|group| of_trial(group, status, rules).next().is_some()) {
+    if trial.is_some() {
         return Standing::Due;
     }
     // the reason that is worth most to know; of those that are young, the first that will be due

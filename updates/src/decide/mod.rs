@@ -231,8 +231,9 @@ struct Surroundings<'a, 'i> {
 }
 
 impl Surroundings<'_, '_> {
-    fn is_there(&self, name: &str) -> bool {
-        self.nodes.contains_key(name)
+    /// Whether a node is there, and nobody holds it.
+    fn is_free(&self, name: &str) -> bool {
+        self.nodes.get(name).is_some_and(|node| judge::held_by(self.input.spec, &node.node).is_empty())
     }
 
     /// The lowest numbers that no lease has.

@@ -56,7 +56,7 @@ pub(super) fn queue<'a>(
     free_slots: &mut impl Iterator<Item = u32>,
 ) -> Queue {
     let nodes = around.input.nodes;
-    let trial = |node: &Node<'_>| due::trial(around.input.suspects, node, |name| around.is_there(name));
+    let trial = |node: &Node<'_>| due::trial(around.input.suspects, node, around.rules, |name| around.is_free(name));
     let stage = |node: &Node<'_>| node.spec().map_or(Stage::Stable, |spec| spec.stage);
     let standings: Vec<_> = nodes
         .iter()
@@ -84,7 +84,9 @@ pub(super) fn queue<'a>(
             next.push(done.clone());
             continue;
         }
-        match obstacle(node, standing, stage(node), around, &failed, fleet) {
+        // a trial is how a failed stage is mended
+        let halted = stages::is_halted(&failed, stage(node)) && trial(node).is_none();
+        match obstacle(node, standing, halted, around, fleet) {
             Err(obstacle) => next.push(obstacle),
             Ok(status) => {
                 let requested = is_requested(node, status, around.now);
@@ -107,9 +109,8 @@ pub(super) fn queue<'a>(
 fn obstacle<'a>(
     node: &Node<'a>,
     standing: Option<Standing>,
-    stage: Stage,
+    stage_failed: bool,
     around: &Surroundings<'_, '_>,
-    failed: &[FailedStage],
     fleet: Option<SignedDuration>,
 ) -> Result<&'a NodeUpdateStatus, Next> {
     let until = |reason, until| Err(Next::Wait(Wait { until, ..Wait::on(reason) }));
@@ -142,7 +143,7 @@ fn obstacle<'a>(
         let reason = if retry::is_failure(reason) && *reason != Reason::LeftOut { Reason::RetryLater } else { reason.clone() };
         return until(reason, Some(retry.not_before.0));
     }
-    if stages::is_halted(failed, stage) {
+    if stage_failed {
         return wait(Reason::StageFailed);
     }
     match around.rules.gate {
