@@ -254,11 +254,12 @@ impl Setup {
         prepare.append(vip_files);
         let mut start = k3s.start;
         start.append(vip_start);
-        let mut node = k3s.node;
-        // last: the next host's turn does not wait for it
+        // the next host's turn does not wait for it, and the node takes longer than that until it is Ready
+        let mut node = Plan::default();
         if let Some(image) = image()? {
             node.push(ImageStep { image, runtime: self.membership.runtime });
         }
+        node.append(k3s.node);
         Ok(Parts { prepare, start, vote: k3s.vote, api: k3s.api, node })
     }
 }
