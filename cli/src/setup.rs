@@ -252,13 +252,17 @@ impl Setup {
         }
         let (vip_files, vip_start) = self.keepalived.as_ref().map(keepalived::plan).transpose()?.unwrap_or_default();
         prepare.append(vip_files);
-        let mut start = k3s.start;
-        start.append(vip_start);
-        let mut node = k3s.node;
-        // last: the next host's turn does not wait for it
+        // one that runs has to know its new checks before k3s restarts, or it keeps the VIP of an API that is away; for one that is still
+        // to be started k3s does not wait
+        let runs = host.systemd.unit(keepalived::paths::UNIT).await?.running();
+        let (mut start, second) = if runs { (vip_start, k3s.start) } else { (k3s.start, vip_start) };
+        start.append(second);
+        // the next host's turn does not wait for it, and the node takes longer than that until it is Ready
+        let mut node = Plan::default();
         if let Some(image) = image()? {
             node.push(ImageStep { image, runtime: self.membership.runtime });
         }
+        node.append(k3s.node);
         Ok(Parts { prepare, start, vote: k3s.vote, api: k3s.api, node })
     }
 }

@@ -121,10 +121,11 @@ impl Host {
     }
 
     /// Every unit of the host's systemd but scopes, slices and devices, with what is enabled, what is active, the main process and how
-    /// often it was restarted.
+    /// often it was restarted. Services that only the bus starts, when somebody asks for them (polkit, hostnamed), count as idle:
+    /// they come and go without anybody's doing.
     pub fn unit_snapshot(&self) -> Result<Snapshot> {
         let files = self.run(["systemctl", "list-unit-files", "--no-legend", "--no-pager", "--full"])?;
-        let properties = "--property=Id,ActiveState,SubState,MainPID,NRestarts";
+        let properties = "--property=Id,Type,ActiveState,SubState,MainPID,NRestarts";
         let shown = self.run(["systemctl", "show", "--all", "--no-pager", properties, "*"])?;
         Ok(Snapshot(units(&files, &shown)))
     }
@@ -164,6 +165,9 @@ fn units(files: &str, shown: &str) -> BTreeMap<String, String> {
         let Some(name) = property("Id").filter(|name| !passing(name)) else { continue };
         // systemd loads and unloads what does nothing as it likes, also what is only referred to.
         let Some(state) = units.get_mut(name) else { continue };
+        if state.starts_with("static") && property("Type") == Some("dbus") {
+            continue;
+        }
         let value = |name: &str| property(name).filter(|value| *value != "0");
         state.truncate(state.len() - IDLE.len());
         state.extend([", ", property("ActiveState").unwrap_or("?"), " (", property("SubState").unwrap_or("?"), ")"]);
@@ -285,11 +289,16 @@ mod tests {
 
     #[test]
     fn units_have_both_states() {
-        let files = "ssh.service enabled enabled\nkeepalived.service disabled enabled\nsession-1.scope transient -\n";
-        let shown = "Id=ssh.service\nActiveState=active\nSubState=running\nMainPID=7\nNRestarts=0\n\nId=init.scope\nActiveState=active\n";
+        let files = "ssh.service enabled enabled\nkeepalived.service disabled enabled\nsession-1.scope transient -\n\
+                     polkit.service static -\nsystemd-logind.service static -\n";
+        let shown = "Id=ssh.service\nActiveState=active\nSubState=running\nMainPID=7\nNRestarts=0\n\nId=init.scope\nActiveState=active\n\n\
+                     Type=dbus\nId=polkit.service\nActiveState=active\nSubState=running\nMainPID=8\n\n\
+                     Type=notify\nId=systemd-logind.service\nActiveState=active\nSubState=running\nMainPID=9\n";
         let units = units(files, shown);
         assert_eq!(units["ssh.service"], "enabled, active (running), pid 7");
         assert_eq!(units["keepalived.service"], "disabled, inactive (dead)");
-        assert_eq!(units.len(), 2);
+        assert_eq!(units["polkit.service"], "static, inactive (dead)");
+        assert_eq!(units["systemd-logind.service"], "static, active (running), pid 9");
+        assert_eq!(units.len(), 4);
     }
 }

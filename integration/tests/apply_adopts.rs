@@ -65,6 +65,7 @@ fn made_by_hand() -> Result<()> {
 
     // taken over under the running cluster, one server after the other
     let (said, away) = longest_silence(&lab, || control.applied(&["-o", "json"]))?;
+    eprintln!("the API was away for {away:?}");
     ensure!(away < Duration::from_secs(5), "the API did not answer through {VIP} for {away:?}: {said}");
     is_one_cluster(&servers, &[])?;
     ensure!(h2.read("/var/lib/rancher/k3s/server/tls/server-ca.crt")? == authority, "no second cluster");

@@ -30,8 +30,12 @@ impl<'a> Scene<'a> {
         Ok(scene)
     }
 
-    /// Waits until all of the cluster is there, and each server could take the VIP.
+    /// Waits until all of the cluster is there, each node has said anew that it lives (its condition alone may be 40 s old, and turn
+    /// when a drill has just begun), and each server could take the VIP.
     fn is_whole(&self) -> Result<()> {
+        let first = self.servers[0];
+        let began: u64 = first.sh("date +%s")?.trim().parse()?;
+        until("every node renews its lease", LONG, || Ok(self.renewed_since(began).ok()))?;
         let could =
             "systemctl is-active k3s-server keepalived && grep -qx 0 /run/keepalived-smartup/api-down && k3s kubectl get --raw /readyz";
         let mut last = None;
@@ -43,6 +47,15 @@ impl<'a> Scene<'a> {
             Ok(is.then_some(()))
         });
         whole.with_context(|| format!("{last:?}"))
+    }
+
+    fn renewed_since(&self, began: u64) -> Result<()> {
+        let renewed = "date +%s -d \"$(k3s kubectl -n kube-node-lease get lease $0 -o jsonpath={.spec.renewTime})\"";
+        for host in self.servers.iter().chain([&self.agent]) {
+            let at: u64 = self.servers[0].run(["sh", "-ec", renewed, host.name()])?.trim().parse()?;
+            ensure!(at > began, "{} said at {at} that it lives, and not since {began}", host.name());
+        }
+        Ok(())
     }
 
     /// The server that has the VIP.

@@ -111,8 +111,17 @@ impl Before {
         for (what, diff) in
             [("files", was.diff(&is)), ("units", self.units.diff(&now.units)), ("firewall", self.firewall.diff(&now.firewall))]
         {
-            ensure!(diff.is_empty(), "{}: {what} differ:\n{diff}", host.name());
+            // of a unit that ended by itself its own words tell why
+            let said = || diff.changes().iter().filter(|c| what == "units" && c.name.ends_with(".service")).map(|c| journal(host, &c.name));
+            ensure!(diff.is_empty(), "{}: {what} differ:\n{diff}{}", host.name(), said().collect::<String>());
         }
         Ok(())
     }
+}
+
+/// What a unit, the bus and systemd of it said last.
+fn journal(host: &Host, unit: &str) -> String {
+    let word = unit.strip_suffix(".service").unwrap_or(unit);
+    let script = "journalctl --no-pager -o short-precise | grep -i -e \"$0\" -e dbus -e Reloading | tail -n 40";
+    host.run(["sh", "-c", script, word]).unwrap_or_else(|e| format!("{e:#}"))
 }

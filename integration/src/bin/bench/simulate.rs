@@ -26,6 +26,8 @@ const KNOWN: usize = 120;
 /// How often the `UpdateManager` is read, which is a megabyte.
 const LOOK: Duration = Duration::from_millis(250);
 const LIMIT: Duration = Duration::from_secs(600);
+/// How often a report is tried whose connection broke.
+const TRIES: u32 = 8;
 
 /// What is to be simulated.
 #[derive(Debug, Args)]
@@ -215,8 +217,19 @@ impl Crowd {
             "packages": { "checkedAt": now, "available": available },
             "patches": { "checkedAt": now, "available": [] },
         } });
-        self.updates.patch_status(&name(n), &PatchParams::apply(names::AGENT_MANAGER), &Patch::Merge(&status)).await?;
-        Ok(())
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.updates.patch_status(&name(n), &PatchParams::apply(names::AGENT_MANAGER), &Patch::Merge(&status)).await {
+                Ok(_) => return Ok(()),
+                // the API server ends connections when it is behind; an agent reports again
+                Err(e) if tries < TRIES && !matches!(e, kube::Error::Api(_)) => {
+                    eprintln!("{}: {e}", name(n));
+                    tokio::time::sleep(LOOK * tries).await;
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
     }
 
     /// How many `NodeUpdates` there are. Of a list of metadata, Kubernetes 1.20 does not say how many more there are.
@@ -270,7 +283,13 @@ impl Crowd {
     /// Waits until the `UpdateManager` says so.
     async fn standing(&self, what: &str, says: impl Fn(&Standing) -> bool) -> Result<()> {
         self.until(what, async || {
-            let manager = self.managers.get(names::INSTANCE).await?;
+            let manager = match self.managers.get(names::INSTANCE).await {
+                Err(e) if !matches!(e, kube::Error::Api(_)) => {
+                    eprintln!("{what}: {e}");
+                    return Ok(false);
+                }
+                got => got?,
+            };
             Ok(manager.data.get("status").and_then(|s| Standing::deserialize(s).ok()).is_some_and(|s| says(&s)))
         })
         .await
