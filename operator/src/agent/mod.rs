@@ -14,7 +14,7 @@ mod worker;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::Client;
@@ -33,7 +33,6 @@ use self::order::{End, Looked, Order, Work, Yield};
 use self::report::{Listings, News, Seen, due};
 use self::runner::{Runner, storage_services};
 use self::services::{Service, amiss, critical, failed};
-use self::shelf::Shelf;
 use crate::client::Clients;
 use crate::serve::{BEAT, Pulse, registry, time_metric};
 use crate::updaters::{self, Hold};
@@ -44,8 +43,8 @@ pub use self::worker::work;
 
 /// How often it looks how far things are, while there are any.
 const BUSY: Duration = Duration::from_secs(2);
-/// How often an agent that ends asks whether all do: the kubelet leaves it ten seconds.
-const ASKED: u8 = 3;
+/// How often, once a second, an agent that ends asks whether all do: the kubelet leaves it ten seconds.
+const ASKED: u8 = 5;
 /// How long to wait after a report that the API did not take.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -70,6 +69,8 @@ pub async fn agent(pod: &Pod, stop: &CancellationToken) -> Result<()> {
     let mut changes = std::pin::pin!(watcher::watch_object(watched, &pod.node).default_backoff());
     let mut agent = Agent { api: api.clone(), node: pod.node.clone(), runner: None, looks: Looks::default(), found: None, reboot: None };
     let mut object: Option<NodeUpdate> = None;
+    // whether the watch says that there is none
+    let mut deleted = false;
     let mut pause = BEAT;
     let root = Runner::root();
     let mut hold = Hold::on(&root);
@@ -85,7 +86,7 @@ pub async fn agent(pod: &Pod, stop: &CancellationToken) -> Result<()> {
         tokio::select! {
             () = stop.cancelled() => break,
             change = changes.next() => match change {
-                Some(Ok(now)) => object = now,
+                Some(Ok(now)) => (deleted, object) = (now.is_none(), now),
                 Some(Err(e)) => {
                     tracing::warn!("cannot watch what is asked of this node: {e}");
                     continue;
@@ -128,26 +129,45 @@ pub async fn agent(pod: &Pod, stop: &CancellationToken) -> Result<()> {
             }
         }
     }
-    if all_go(&client).await {
+    if all_go(&client, &mut changes, deleted).await {
+        let left = match Runner::reach().await {
+            Ok(runner) => runner.leave().await,
+            Err(e) => Err(e),
+        };
         let released = updaters::release(&root).await?;
         tracing::info!("smart updates are disabled; no longer held back: {}", released.join(", "));
-        Shelf::below(&root).clear()?;
+        return left;
     }
     Ok(())
 }
 
 /// Whether the agents of all nodes are to go, and not just this pod, as for an upgrade. Where the API does not say, they stay.
-async fn all_go(client: &Client) -> bool {
+async fn all_go<E>(client: &Client, changes: &mut (impl Stream<Item = Result<Option<NodeUpdate>, E>> + Unpin), mut deleted: bool) -> bool {
     for _ in 0..ASKED {
         match Api::<DaemonSet>::namespaced(client.clone(), names::NAMESPACE).get_metadata(AGENTS).await {
             Ok(agents) => return agents.metadata.deletion_timestamp.is_some(),
-            // with `kubectl delete -f` roles and accounts go as well
-            Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403 | 404) => return true,
+            Err(kube::Error::Api(status)) if is_disabled(status.code, deleted) => return true,
             Err(e) => tracing::warn!("cannot ask whether smart updates are disabled: {}", k3s::in_words(&e)),
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        // a watch that was begun goes on without rights
+        let news = async {
+            while let Some(change) = changes.next().await {
+                if let Ok(now) = change {
+                    deleted = now.is_none();
+                }
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(1), news).await;
     }
     false
+}
+
+/// Whether that the API does not show the agents' `DaemonSet`, but this HTTP status, says that smart updates are disabled.
+///
+/// With `kubectl delete -f` the agents' account and role go first, but so does the node's `NodeUpdate`. That rights are missing says
+/// nothing by itself: so it is with a pod that was deleted by force, and an API server that starts.
+fn is_disabled(code: u16, deleted: bool) -> bool {
+    code == 404 || (deleted && matches!(code, 401 | 403))
 }
 
 /// What a turn led to.
@@ -363,6 +383,12 @@ fn difference(before: &Value, after: Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn missing_rights_alone_are_no_end() {
+        assert!(is_disabled(404, false) && is_disabled(403, true) && is_disabled(401, true));
+        assert!([401, 403, 500, 503].iter().all(|code| !is_disabled(*code, false)) && !is_disabled(500, true));
+    }
 
     #[test]
     fn what_is_gone_is_named_and_what_stays_is_not() {

@@ -67,6 +67,28 @@ impl Runner {
         text.trim().parse().context("the host's boot id is not understood")
     }
 
+    /// What an agent does before it ends for good: the host takes part in the floating address again, and nothing is kept of what
+    /// was ordered. What changes the host by now goes on, and is kept.
+    ///
+    /// # Errors
+    /// When systemd refuses, or the folder cannot be removed.
+    pub(super) async fn leave(&self) -> Result<()> {
+        if self.shelf.away() {
+            self.take_back().await?;
+        }
+        for (seat, active) in Seat::ALL.into_iter().zip(self.systemd.active(&Seat::ALL.map(Seat::unit)).await?) {
+            match seat {
+                _ if unit(Some(&active)) != Unit::Runs => {}
+                Seat::Look => self.stop(seat).await?,
+                Seat::Update => {
+                    tracing::warn!("what was ordered goes on: {}", seat.unit());
+                    return Ok(());
+                }
+            }
+        }
+        self.shelf.clear()
+    }
+
     /// Both seats, and how these services are.
     ///
     /// # Errors
@@ -77,11 +99,7 @@ impl Runner {
         let mut active = self.systemd.active(&names).await?.into_iter();
         // the units come first: what has ended since then has written its journal
         let units = [active.next(), active.next()];
-        let [update, look] = units.map(|unit| match unit.as_deref() {
-            None | Some("inactive") => Unit::Gone,
-            Some("failed") => Unit::Failed,
-            Some(_) => Unit::Runs,
-        });
+        let [update, look] = units.map(|active| unit(active.as_deref()));
         let kept = |seat, unit| -> Result<Kept> {
             Ok(Kept { order: self.shelf.order(seat)?, journal: self.shelf.journal(seat)?, unit, sign: self.shelf.sign(seat) })
         };
@@ -157,6 +175,15 @@ impl Runner {
     /// When what is written down cannot be read.
     pub(super) fn vrrp() -> Result<Option<Vrrp>> {
         Vrrp::of(&Self::root())
+    }
+}
+
+/// What systemd's word for it says about a seat's unit.
+fn unit(active: Option<&str>) -> Unit {
+    match active {
+        None | Some("inactive") => Unit::Gone,
+        Some("failed") => Unit::Failed,
+        Some(_) => Unit::Runs,
     }
 }
 
