@@ -1,11 +1,12 @@
 //! What carries an order out: the same program as the agent, but on the host itself, in a unit of its own.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use node::{Error, Result, Systemd, run};
+use node::{Context as _, Error, Result, Systemd, run};
 use packages::{LivePatches, Manager, OnHost, Resolved, Sentinel, needs_reboot};
 use updates::api::{Command, HostRules, RebootNeed};
 use updates::{Bans, PackageName, PatchName};
@@ -17,6 +18,8 @@ use super::shelf::Shelf;
 const SIGN: Duration = Duration::from_secs(5);
 /// A gate command may take so long.
 const GATE: Duration = Duration::from_secs(300);
+/// Within this time systemd takes processes out of our unit.
+const TAKEN_OUT: Duration = Duration::from_secs(5);
 /// dpkg reads its database only.
 const AUDIT: Duration = Duration::from_secs(60);
 /// A reboot command may take so long; systemd would have ended us by then.
@@ -50,7 +53,41 @@ pub async fn work(seat: Seat) -> Result<()> {
         return Err(Error::failed("the host is shutting down"));
     }
     let begun = worker.shelf.journal(seat)?.filter(|j| j.order == order.at);
-    worker.note(begun.and_then(|j| j.transaction), Some(end))
+    worker.note(begun.and_then(|j| j.transaction), Some(end))?;
+    if seat == Seat::Update
+        && let Err(e) = keep_daemons().await
+    {
+        tracing::warn!("what packages have started ends now: {}", e.chain());
+    }
+    Ok(())
+}
+
+/// Daemons that scripts of packages have started, other than by systemd, outlive this unit.
+async fn keep_daemons() -> Result<()> {
+    let (own, began) = (std::process::id(), Instant::now());
+    let scope = format!("smartup-left-{own}.scope");
+    let mut moved = Ok(());
+    loop {
+        let all = beside(own)?;
+        if all.is_empty() {
+            return Ok(());
+        }
+        if began.elapsed() > TAKEN_OUT {
+            return moved;
+        }
+        // again, where one of them has ended meanwhile; once there is the scope, that is refused
+        tracing::info!(scope, "what packages have started goes on: {all:?}");
+        moved = Systemd::connect().await?.into_scope(&scope, "started by packages that smartup installed", &all).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The other processes in a process's control groups.
+fn beside(own: u32) -> Result<Vec<u32>> {
+    let groups = |id: u32| fs::read(format!("/proc/{id}/cgroup"));
+    let ours = groups(own).context("cannot read our control group")?;
+    let ids = fs::read_dir("/proc").context("cannot list processes")?.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    Ok(ids.filter(|id| *id != own && groups(*id).is_ok_and(|theirs| theirs == ours)).collect())
 }
 
 /// A bus that cannot be asked is no sign: what was installed may just have started it anew.
