@@ -19,6 +19,10 @@ pub(super) struct Before {
     pub services: Vec<ServiceName>,
 }
 
+fn journal_file(seat: Seat) -> String {
+    format!("{}-journal.json", seat.as_str())
+}
+
 /// Folders of the host's: small files, each replaced as a whole and synced with its folder.
 #[derive(Debug, Clone)]
 pub(super) struct Shelf {
@@ -68,15 +72,12 @@ impl Shelf {
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
-        let path = self.folder().join(name);
-        let Some(file) = read_optional(&path)? else { return Ok(None) };
-        serde_json::from_slice(&file.content).map(Some).context(format!("{} is damaged", path.display()))
+        read(&self.folder().join(name))
     }
 
     fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {
         self.make()?;
-        let text = serde_json::to_vec(value).context("cannot write JSON")?;
-        write_atomically(&self.folder().join(name), &text, 0o600)
+        write(&self.folder().join(name), value)
     }
 
     /// The order that was given last.
@@ -100,7 +101,11 @@ impl Shelf {
     /// # Errors
     /// When it cannot be read.
     pub(super) fn journal(&self, seat: Seat) -> Result<Option<Journal>> {
-        self.read(&format!("{}-journal.json", seat.as_str()))
+        let kept: Option<Journal> = self.read(&journal_file(seat))?;
+        let Some(Journal { order, end: None, .. }) = &kept else { return Ok(kept) };
+        // what cannot be understood there says nothing
+        let ended = read::<Journal>(&self.volatile().join(journal_file(seat))).ok().flatten().filter(|ended| ended.order == *order);
+        Ok(ended.or(kept))
     }
 
     /// Writes down how far an order is.
@@ -108,7 +113,18 @@ impl Shelf {
     /// # Errors
     /// When it is not on the disk then.
     pub(super) fn note(&self, seat: Seat, journal: &Journal) -> Result<()> {
-        self.write(&format!("{}-journal.json", seat.as_str()), journal)
+        self.write(&journal_file(seat), journal)
+    }
+
+    /// Writes down how an order has ended; where the disk is full or broken, until the next boot: what has ended did not die.
+    ///
+    /// # Errors
+    /// When it is nowhere then.
+    pub(super) fn note_end(&self, seat: Seat, journal: &Journal) -> Result<()> {
+        self.note(seat, journal).or_else(|e| {
+            tracing::warn!("{}", e.chain());
+            write(&self.volatile().join(journal_file(seat)), journal)
+        })
     }
 
     fn sign_file(&self, seat: Seat) -> PathBuf {
@@ -180,6 +196,16 @@ impl Shelf {
     }
 }
 
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let Some(file) = read_optional(path)? else { return Ok(None) };
+    serde_json::from_slice(&file.content).map(Some).context(format!("{} is damaged", path.display()))
+}
+
+fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let text = serde_json::to_vec(value).context("cannot write JSON")?;
+    write_atomically(path, &text, 0o600)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -231,6 +257,25 @@ mod tests {
             shelf.note(Seat::Look, &journal).unwrap();
             assert_eq!(shelf.journal(Seat::Look).unwrap(), Some(journal));
         }
+    }
+
+    #[test]
+    fn what_has_ended_did_not_die_though_the_disk_is_full() {
+        let root = tempfile::tempdir().unwrap();
+        let shelf = Shelf::below(root.path());
+        let journal = |seconds, end| Journal { order: Timestamp::from_second(seconds).unwrap(), transaction: None, end };
+        let done = || Some(End::Done(Yield::Nothing {}));
+        shelf.note(Seat::Update, &journal(1, None)).unwrap();
+        // root may write everywhere; but this name is taken now
+        let taken = shelf.folder().join(".smartup-update-journal.json.tmp");
+        fs::create_dir(&taken).unwrap();
+        assert!(shelf.note(Seat::Update, &journal(1, done())).is_err());
+        shelf.note_end(Seat::Update, &journal(1, done())).unwrap();
+        assert_eq!(shelf.journal(Seat::Update).unwrap(), Some(journal(1, done())));
+        // the next one
+        fs::remove_dir(&taken).unwrap();
+        shelf.note(Seat::Update, &journal(2, None)).unwrap();
+        assert_eq!(shelf.journal(Seat::Update).unwrap(), Some(journal(2, None)));
     }
 
     #[test]

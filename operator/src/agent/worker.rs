@@ -18,6 +18,8 @@ use super::shelf::Shelf;
 const SIGN: Duration = Duration::from_secs(5);
 /// A gate command may take so long.
 const GATE: Duration = Duration::from_secs(300);
+/// Whether a reboot is needed is asked at the end of an installation, too, which has not ended until then.
+const NEED: Duration = Duration::from_secs(60);
 /// Within this time systemd takes processes out of our unit.
 const TAKEN_OUT: Duration = Duration::from_secs(5);
 /// dpkg reads its database only.
@@ -53,7 +55,7 @@ pub async fn work(seat: Seat) -> Result<()> {
         return Err(Error::failed("the host is shutting down"));
     }
     let begun = worker.shelf.journal(seat)?.filter(|j| j.order == order.at);
-    worker.note(begun.and_then(|j| j.transaction), Some(end))?;
+    worker.shelf.note_end(seat, &Journal { order: order.at, transaction: begun.and_then(|j| j.transaction), end: Some(end) })?;
     if seat == Seat::Update
         && let Err(e) = keep_daemons().await
     {
@@ -106,8 +108,9 @@ struct Worker {
 }
 
 impl Worker {
-    fn note(&self, transaction: Option<packages::Transaction>, end: Option<End>) -> Result<()> {
-        self.shelf.note(self.seat, &Journal { order: self.at, transaction, end })
+    /// Writes down that the order begins.
+    fn begins(&self, transaction: Option<packages::Transaction>) -> Result<()> {
+        self.shelf.note(self.seat, &Journal { order: self.at, transaction, end: None })
     }
 
     /// Says that there is progress whenever there is.
@@ -128,26 +131,26 @@ impl Worker {
     async fn carry_out(&self, order: &Order) -> Result<Yield> {
         match &order.work {
             Work::Look { listing, rules } => {
-                self.note(None, None)?;
+                self.begins(None)?;
                 Ok(Yield::Looked(self.look(*listing, rules).await))
             }
             Work::Gate { command } => {
-                self.note(None, None)?;
+                self.begins(None)?;
                 self.command(command, GATE).await
             }
             Work::Download { packages } => {
-                self.note(None, None)?;
+                self.begins(None)?;
                 self.download(packages).await
             }
             Work::Install { items: Items::Patches(patches), rules } => self.install_patches(patches, rules).await,
             Work::Install { items: Items::Packages(packages), rules } => self.install_packages(packages, rules).await,
             Work::Recover { interrupted } => {
-                self.note(interrupted.clone(), None)?;
+                self.begins(interrupted.clone())?;
                 Manager::detect(&self.host)?.recover(&self.host, interrupted.as_ref()).await?;
                 Ok(Yield::Nothing {})
             }
             Work::Reboot { command } => {
-                self.note(None, None)?;
+                self.begins(None)?;
                 rustix::fs::sync();
                 match command {
                     Some(command) => self.command(command, REBOOT).await,
@@ -198,9 +201,10 @@ impl Worker {
         let file = || rules.sentinel_file.as_ref().map(|f| Sentinel::File(f.as_str().into()));
         let sentinel = command.or_else(file);
         let manager = Manager::detect(&self.host).ok();
-        need(match needs_reboot(&self.host, manager, sentinel.as_ref()).await {
-            Ok(reboot) => reboot,
-            Err(e) => packages::Reboot::Unknown(e.chain()),
+        need(match tokio::time::timeout(NEED, needs_reboot(&self.host, manager, sentinel.as_ref())).await {
+            Ok(Ok(reboot)) => reboot,
+            Ok(Err(e)) => packages::Reboot::Unknown(e.chain()),
+            Err(_) => packages::Reboot::Unknown(format!("it could not be found out within {} s", NEED.as_secs())),
         })
     }
 
@@ -258,7 +262,7 @@ impl Worker {
     async fn install_packages(&self, allowed: &BTreeSet<PackageName>, rules: &HostRules) -> Result<Yield> {
         let manager = Manager::detect(&self.host)?;
         let transaction = self.resolve(manager, allowed).await?.transaction;
-        self.note(Some(transaction.clone()), None)?;
+        self.begins(Some(transaction.clone()))?;
         if let Err(e) = manager.install(&self.host, &transaction).await {
             if let Err(also) = manager.recover(&self.host, Some(&transaction)).await {
                 tracing::error!("{}", also.chain());
@@ -270,7 +274,7 @@ impl Worker {
 
     async fn install_patches(&self, patches: &BTreeSet<PatchName>, rules: &HostRules) -> Result<Yield> {
         let live = LivePatches::detect(&self.host).ok_or_else(|| Error::failed("nothing on this host installs live patches"))?;
-        self.note(None, None)?;
+        self.begins(None)?;
         for patch in patches {
             live.install(&self.host, *patch).await?;
         }
