@@ -31,8 +31,8 @@ pub(super) struct Held<'a> {
     pub order: Option<&'a Order>,
     pub journal: Option<&'a Journal>,
     pub unit: Unit,
-    /// The last sign of progress.
-    pub sign: Option<Timestamp>,
+    /// How long the host had been up at the last sign of progress.
+    pub sign: Option<SignedDuration>,
 }
 
 /// Where an order stands.
@@ -65,13 +65,13 @@ impl<'a> Held<'a> {
         self.unit == Unit::Runs
     }
 
-    /// The last sign of progress of an order that runs.
-    fn alive(&self, order: &Order) -> Timestamp {
-        self.sign.map_or(order.at, |sign| sign.max(order.at))
+    /// For how long an order that runs has given no sign of progress.
+    fn silence(&self, order: &Order, up: SignedDuration) -> SignedDuration {
+        up.saturating_sub(self.sign.map_or(order.up, |sign| sign.max(order.up)))
     }
 
-    fn hangs(&self, order: &Order, now: Timestamp) -> bool {
-        order.patience.is_some_and(|patience| now.duration_since(self.alive(order)) > patience)
+    fn hangs(&self, order: &Order, up: SignedDuration) -> bool {
+        order.patience.is_some_and(|patience| self.silence(order, up) > patience)
     }
 }
 
@@ -92,6 +92,8 @@ pub(super) enum Floating {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Case<'a> {
     pub now: Timestamp,
+    /// How long the host has been up.
+    pub up: SignedDuration,
     pub boot: &'a BootId,
     pub transaction: Option<&'a Transaction>,
     pub rules: &'a HostRules,
@@ -176,7 +178,7 @@ fn act(act: Option<Act>) -> Next {
 /// What goes on though nobody asks for it any more: an installation is never broken off, unless it hangs.
 fn ended(case: &Case<'_>) -> Option<Act> {
     let (order, stand) = case.update.stand()?;
-    let over = matches!(order.work, Work::Download { .. }) || case.update.hangs(order, case.now);
+    let over = matches!(order.work, Work::Download { .. }) || case.update.hangs(order, case.up);
     (stand == Stand::Runs && over).then_some(Act::Stop(Seat::Update))
 }
 
@@ -221,7 +223,7 @@ impl<'a> With<'a> {
         let (order, _) = self.case.update.stand().filter(|(_, stand)| *stand == Stand::Runs)?;
         Some(match order.work {
             Work::Download { .. } => self.does("ends a download", Act::Stop(Seat::Update)),
-            _ if self.case.update.hangs(order, self.case.now) => self.does("ends what hangs", Act::Stop(Seat::Update)),
+            _ if self.case.update.hangs(order, self.case.up) => self.does("ends what hangs", Act::Stop(Seat::Update)),
             _ => self.runs("waits until an update before this one has ended"),
         })
     }
@@ -290,10 +292,10 @@ impl<'a> With<'a> {
         match &order.work {
             Work::Install { items, .. } => {
                 let part = Some(items.part());
-                let alive = self.case.update.alive(order);
                 match stand {
                     Stand::Runs => {
-                        let hangs = self.case.update.hangs(order, self.case.now);
+                        let hangs = self.case.update.hangs(order, self.case.up);
+                        let alive = self.case.now.saturating_sub(self.case.update.silence(order, self.case.up)).unwrap_or(self.case.now);
                         let next = told(Outcome::Running, Some(format!("installs {}", items.part())), part, alive);
                         Next { act: hangs.then_some(Act::Stop(Seat::Update)), ..next }
                     }
@@ -330,7 +332,7 @@ impl<'a> With<'a> {
         }
         match ours {
             Some((order, stand)) if matches!(order.work, Work::Reboot { .. }) && order.boot == *self.case.boot => {
-                let waits = stand == Stand::Runs || self.case.now.duration_since(order.at) < REBOOT_AGAIN;
+                let waits = stand == Stand::Runs || self.case.up.saturating_sub(order.up) < REBOOT_AGAIN;
                 if waits { self.runs(asks) } else { reboot() }
             }
             _ => reboot(),
@@ -342,7 +344,7 @@ impl<'a> With<'a> {
         if let Some((order, stand)) = self.ours() {
             match (&order.work, stand) {
                 (Work::Download { .. }, Stand::Runs) => return self.does("ends a download", Act::Stop(Seat::Update)),
-                (_, Stand::Runs) if self.case.update.hangs(order, self.case.now) => {
+                (_, Stand::Runs) if self.case.update.hangs(order, self.case.up) => {
                     return self.does("ends what hangs", Act::Stop(Seat::Update));
                 }
                 (Work::Install { .. }, Stand::Runs) => return self.runs("still installs"),
@@ -363,8 +365,8 @@ impl<'a> With<'a> {
         let asked = self.case.look.stand().filter(|(order, _)| {
             matches!(order.work, Work::Gate { .. })
                 && order.transaction.as_ref() == Some(&self.transaction.id)
+                && order.phase == Some(self.transaction.phase)
                 && order.boot == *self.case.boot
-                && order.at >= self.transaction.since.0
         });
         match asked {
             Some((_, Stand::Ended(End::Done(_)))) => self.say(Outcome::Done, unmended),
@@ -378,7 +380,7 @@ impl<'a> With<'a> {
     }
 
     fn gate_is_old(&self) -> bool {
-        self.case.look.order.is_none_or(|order| self.case.now.duration_since(order.at) >= GATE_AGAIN)
+        self.case.look.order.is_none_or(|order| self.case.up.saturating_sub(order.up) >= GATE_AGAIN)
     }
 
     fn recover(&self, patience: Option<SignedDuration>) -> Next {

@@ -68,8 +68,8 @@ pub(super) struct Begun {
 pub(super) struct Looks {
     /// The last one.
     pub last: Option<Begun>,
-    /// When the last one that asked for updates began.
-    pub listed: Option<Timestamp>,
+    /// When the last one that asked for updates began, and when the agent had last installed something, by then.
+    pub listed: Option<(Timestamp, Option<Timestamp>)>,
     /// Whether that failed.
     pub failed: bool,
 }
@@ -92,9 +92,10 @@ pub(super) fn due(looks: &Looks, asked: Asked<'_>) -> Option<bool> {
     if !matches!(phase, None | Some(Phase::Verifying | Phase::Broken | Phase::Releasing)) {
         return None;
     }
-    let (Some(last), Some(listed)) = (&looks.last, looks.listed) else { return Some(true) };
+    let (Some(last), Some((listed, before))) = (&looks.last, looks.listed) else { return Some(true) };
     let since = |at: Timestamp| now.duration_since(at).abs();
-    let by_us = installed.is_some_and(|at| at > listed);
+    // not by which is later: the clock may have been set back
+    let by_us = installed.is_some() && installed != before;
     let changed = by_us || (last.print.packages != print.packages && since(last.at) >= CALM);
     if last.check != check || changed || since(listed) >= DAILY || (looks.failed && since(listed) >= HOURLY) {
         return Some(true);
@@ -151,11 +152,12 @@ mod tests {
     fn looks_at_start_daily_when_asked_and_when_something_changed() {
         let rules = HostRules::default();
         let due = |looks: &Looks, check: &str, print: Print, minutes| {
-            super::due(looks, Asked { phase: None, check, rules: &rules, print: &print, installed: Some(at(-100)), now: at(minutes) })
+            let installed = Some(at(-100));
+            super::due(looks, Asked { phase: None, check, rules: &rules, print: &print, installed, now: at(minutes) })
         };
         assert_eq!(due(&Looks::default(), "a", print(1, false), 0), Some(true));
         let last = Begun { at: at(0), check: "a".into(), rules: rules.clone(), print: print(1, false), listing: true, taken: true };
-        let looks = Looks { last: Some(last), listed: Some(at(0)), failed: false };
+        let looks = Looks { last: Some(last), listed: Some((at(0), Some(at(-100)))), failed: false };
         assert_eq!(due(&looks, "a", print(1, false), 24 * 60 - 1), None);
         assert_eq!(due(&looks, "a", print(1, false), 24 * 60), Some(true));
         assert_eq!(due(&looks, "a", print(1, false), -24 * 60), Some(true), "the clock was set back");
@@ -164,8 +166,10 @@ mod tests {
         assert_eq!(due(&looks, "a", print(2, false), 2), Some(true));
         assert_eq!(due(&looks, "a", print(1, true), 0), Some(false));
         let installed = Some(at(1));
-        let after = Asked { phase: None, check: "a", rules: &rules, print: &print(2, false), installed, now: at(1) };
+        let after = Asked { phase: None, check: "a", rules: &rules, print: &print(1, false), installed, now: at(1) };
         assert_eq!(super::due(&looks, after), Some(true), "after an update of the agent's own at once");
+        let ahead = Looks { listed: Some((at(0), Some(at(500)))), ..looks.clone() };
+        assert_eq!(super::due(&ahead, Asked { installed: Some(at(500)), ..after }), None, "once, though the clock was set back since");
         let failed = Looks { failed: true, ..looks.clone() };
         assert_eq!(due(&failed, "a", print(1, false), 59), None);
         assert_eq!(due(&failed, "a", print(1, false), 60), Some(true));
@@ -175,7 +179,7 @@ mod tests {
     fn asks_the_users_command_each_hour_and_never_in_the_middle_of_an_update() {
         let rules = HostRules { sentinel_command: Some(vec!["/bin/true".to_owned()].try_into().unwrap()), ..HostRules::default() };
         let last = Begun { at: at(0), check: "a".into(), rules: rules.clone(), print: print(1, false), listing: true, taken: true };
-        let looks = Looks { last: Some(last), listed: Some(at(0)), failed: false };
+        let looks = Looks { last: Some(last), listed: Some((at(0), None)), failed: false };
         let in_phase = |looks: &Looks, phase, minutes| {
             due(looks, Asked { phase, check: "a", rules: &rules, print: &print(1, false), installed: None, now: at(minutes) })
         };

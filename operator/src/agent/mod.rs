@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
@@ -29,7 +29,7 @@ use updates::{BootId, PackageName, PatchName, names};
 
 use self::decide::{Act, Case, Floating, Held, Next, Stand, downloaded, installed_at, next};
 use self::look::{Asked, Begun, Looks, Print, listing};
-use self::order::{End, Looked, Order, Work, Yield};
+use self::order::{End, Looked, Order, Work, Yield, up};
 use self::report::{Listings, News, Seen, due};
 use self::runner::{Runner, storage_services};
 use self::services::{Service, amiss, critical, failed};
@@ -185,8 +185,8 @@ struct Agent {
     runner: Option<Runner>,
     looks: Looks,
     found: Option<Listings>,
-    /// In which boot, and when, it was found whether a reboot is needed.
-    reboot: Option<(BootId, Timestamp, RebootNeed)>,
+    /// In which boot, and how long after it, it was asked whether a reboot is needed.
+    reboot: Option<(BootId, SignedDuration, RebootNeed)>,
 }
 
 impl Agent {
@@ -212,6 +212,7 @@ impl Agent {
         };
         let case = Case {
             now,
+            up: up(),
             boot: &boot,
             transaction,
             rules,
@@ -260,7 +261,7 @@ impl Agent {
         let looked = match stand {
             Stand::Runs => return Ok(()),
             Stand::Ended(End::Done(Yield::Looked(looked))) => {
-                self.reboot = Some((boot.clone(), order.at, looked.reboot.clone()));
+                self.reboot = Some((boot.clone(), order.up, looked.reboot.clone()));
                 looked.clone()
             }
             Stand::Ended(End::Failed(why)) => failed(why),
@@ -291,9 +292,9 @@ impl Agent {
     /// What the last installation says about a reboot, where that is newer.
     fn take_reboot(&mut self, update: &Held<'_>, boot: &BootId) {
         let Some((order, Stand::Ended(End::Done(Yield::Installed { reboot })))) = update.stand() else { return };
-        let newer = self.reboot.as_ref().is_none_or(|(_, at, _)| *at < order.at);
+        let newer = self.reboot.as_ref().is_none_or(|(of, up, _)| of != boot || *up < order.up);
         if order.boot == *boot && newer {
-            self.reboot = Some((boot.clone(), order.at, reboot.clone()));
+            self.reboot = Some((boot.clone(), order.up, reboot.clone()));
         }
     }
 
@@ -301,7 +302,7 @@ impl Agent {
     async fn look(&mut self, runner: &Runner, object: &NodeUpdate, look: &Held<'_>, installed: Option<Timestamp>) -> Result<()> {
         let (spec, now) = (&object.spec, Timestamp::now());
         if let Some((order, Stand::Runs)) = look.stand() {
-            if now.duration_since(order.at).abs() > look::LIMIT {
+            if up().saturating_sub(order.up) > look::LIMIT {
                 tracing::warn!("a look for updates hangs");
                 runner.stop(Seat::Look).await?;
             }
@@ -314,9 +315,10 @@ impl Agent {
         let begun = Begun { at: now, check: spec.check.clone(), rules: spec.host.clone(), print, listing, taken: false };
         let work = Work::Look { listing, rules: spec.host.clone() };
         tracing::info!(listing, "looks for updates");
-        runner.give(Seat::Look, Order { at: now, boot: Runner::boot()?, transaction: None, patience: None, work }).await?;
+        let order = Order { at: now, boot: Runner::boot()?, up: up(), transaction: None, phase: None, patience: None, work };
+        runner.give(Seat::Look, order).await?;
         if listing {
-            self.looks.listed = Some(now);
+            self.looks.listed = Some((now, installed));
         }
         self.looks.last = Some(begun);
         Ok(())
@@ -330,8 +332,8 @@ impl Agent {
         match act {
             Act::NoteServices => transaction.map_or(Ok(()), |t| runner.note_services(&t.id, services)),
             Act::Give { seat, work, patience } => {
-                let transaction = transaction.map(|t| t.id.clone());
-                runner.give(seat, Order { at: Timestamp::now(), boot: Runner::boot()?, transaction, patience, work }).await
+                let (transaction, phase) = transaction.map(|t| (t.id.clone(), t.phase)).unzip();
+                runner.give(seat, Order { at: Timestamp::now(), boot: Runner::boot()?, up: up(), transaction, phase, patience, work }).await
             }
             Act::Stop(seat) => runner.stop(seat).await,
             Act::LetGo => runner.let_go().await,

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use updates::api::{Answer, Command, HostRules, Part, RebootNeed};
+use updates::api::{Answer, Command, HostRules, Part, Phase, RebootNeed};
 use updates::{BootId, PackageName, PatchName, TransactionId};
 
 /// Who carries orders out: one at a time each.
@@ -76,6 +76,13 @@ impl Items {
     }
 }
 
+/// How long the host has been up, by the clock that nobody sets (`CLOCK_MONOTONIC`): within one boot, what tells how long something
+/// takes. The time of day may jump, above all while what keeps it right is being updated.
+pub(super) fn up() -> SignedDuration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    SignedDuration::new(now.tv_sec, i32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
 /// Something to do. For an installation, this is the intent: on the disk before anything is changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -84,8 +91,12 @@ pub(super) struct Order {
     pub at: Timestamp,
     /// The boot in which it was given.
     pub boot: BootId,
+    /// How long the host had been up then.
+    pub up: SignedDuration,
     /// What it is part of.
     pub transaction: Option<TransactionId>,
+    /// In which phase of that.
+    pub phase: Option<Phase>,
     /// After so long without a sign of progress, it hangs. None: it may be silent for ever.
     pub patience: Option<SignedDuration>,
     /// What to do.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
+use jiff::SignedDuration;
 use node::{Context as _, Result, Systemd, same_content};
 use updates::{BootId, ServiceName, TransactionId};
 
@@ -23,7 +23,7 @@ pub(super) struct Kept {
     order: Option<Order>,
     journal: Option<Journal>,
     unit: Unit,
-    sign: Option<Timestamp>,
+    sign: Option<SignedDuration>,
 }
 
 impl Kept {

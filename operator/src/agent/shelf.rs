@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use node::{Context as _, Host, Result, read_optional, write_atomically};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -131,18 +131,17 @@ impl Shelf {
         self.volatile().join(format!("{}-sign", seat.as_str()))
     }
 
-    /// There is progress.
+    /// There is progress, now that the host has been up for so long.
     ///
     /// # Errors
     /// When that cannot be written.
-    pub(super) fn give_sign(&self, seat: Seat) -> Result<()> {
-        let path = self.sign_file(seat);
-        fs::write(&path, "").context(format!("cannot write {}", path.display()))
+    pub(super) fn give_sign(&self, seat: Seat, up: SignedDuration) -> Result<()> {
+        write(&self.sign_file(seat), &up)
     }
 
-    /// When there was progress last.
-    pub(super) fn sign(&self, seat: Seat) -> Option<Timestamp> {
-        Timestamp::try_from(fs::metadata(self.sign_file(seat)).ok()?.modified().ok()?).ok()
+    /// How long the host had been up when there was progress last.
+    pub(super) fn sign(&self, seat: Seat) -> Option<SignedDuration> {
+        read(&self.sign_file(seat)).ok().flatten()
     }
 
     /// The services that ran before.
@@ -210,8 +209,7 @@ fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use jiff::SignedDuration;
-    use updates::api::{Answer, Command, HostRules, RebootNeed};
+    use updates::api::{Answer, Command, HostRules, Phase, RebootNeed};
 
     use super::super::order::{End, Items, Looked, Work, Yield};
     use super::*;
@@ -238,7 +236,8 @@ mod tests {
         ] {
             let boot = "00000000-0000-0000-0000-000000000001".parse().unwrap();
             let patience = Some(SignedDuration::from_mins(30));
-            let order = Order { at: Timestamp::UNIX_EPOCH, boot, transaction: Some("0123456789abcdef".parse().unwrap()), patience, work };
+            let (at, up, phase) = (Timestamp::UNIX_EPOCH, SignedDuration::new(5, 7), Some(Phase::Installing));
+            let order = Order { at, boot, up, transaction: Some("0123456789abcdef".parse().unwrap()), phase, patience, work };
             shelf.give(Seat::Update, &order).unwrap();
             assert_eq!(shelf.order(Seat::Update).unwrap(), Some(order));
         }
@@ -284,8 +283,8 @@ mod tests {
         let shelf = Shelf::below(root.path());
         assert!(shelf.sign(Seat::Update).is_none() && !shelf.away());
         shelf.set_away(true).unwrap();
-        shelf.give_sign(Seat::Update).unwrap();
-        assert!(shelf.sign(Seat::Update).is_some() && shelf.sign(Seat::Look).is_none() && shelf.away());
+        shelf.give_sign(Seat::Update, SignedDuration::new(90_061, 7)).unwrap();
+        assert!(shelf.sign(Seat::Update) == Some(SignedDuration::new(90_061, 7)) && shelf.sign(Seat::Look).is_none() && shelf.away());
         shelf.set_away(false).unwrap();
         assert!(!shelf.away());
         shelf.clear().unwrap();

@@ -11,7 +11,7 @@ use packages::{LivePatches, Manager, OnHost, Resolved, Sentinel, needs_reboot};
 use updates::api::{Command, HostRules, RebootNeed};
 use updates::{Bans, PackageName, PatchName};
 
-use super::order::{End, Found, Items, Journal, Looked, Order, Seat, Work, Yield, need, short};
+use super::order::{End, Found, Items, Journal, Looked, Order, Seat, Work, Yield, need, short, up};
 use super::shelf::Shelf;
 
 /// How often it looks whether there is progress.
@@ -119,7 +119,7 @@ impl Worker {
         loop {
             let mark = self.host.mark();
             if mark.is_beyond(&before)
-                && let Err(e) = self.shelf.give_sign(self.seat)
+                && let Err(e) = self.shelf.give_sign(self.seat, up())
             {
                 tracing::warn!("{}", e.chain());
             }

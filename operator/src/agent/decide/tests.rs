@@ -10,6 +10,11 @@ fn at(minutes: i64) -> Timestamp {
     Timestamp::UNIX_EPOCH + SignedDuration::from_mins(1_000_000 + minutes)
 }
 
+/// The same by the clock that nobody sets.
+fn up(minutes: i64) -> SignedDuration {
+    SignedDuration::from_mins(1_000 + minutes)
+}
+
 fn boot(number: u32) -> BootId {
     format!("00000000-0000-0000-0000-{number:012}").parse().unwrap()
 }
@@ -45,6 +50,7 @@ enum Program {
 #[derive(Debug)]
 struct World {
     now: Timestamp,
+    up: SignedDuration,
     boot: u32,
     transaction: Option<Transaction>,
     order: Option<Order>,
@@ -76,13 +82,16 @@ enum Step {
     ProgramHangs,
     PowerCut,
     Controller,
-    Minutes(i64),
+    Passes(SignedDuration),
+    /// The clock is set, on or back.
+    IsSet(SignedDuration),
 }
 
 impl World {
     fn new(reboots: bool) -> Self {
         Self {
             now: at(1),
+            up: up(1),
             boot: 1,
             transaction: Some(transaction(Phase::Downloading)),
             order: None,
@@ -107,6 +116,7 @@ impl World {
         let id = transaction(Phase::Checking).id;
         next(&Case {
             now: self.now,
+            up: self.up,
             boot: &boot,
             transaction: self.transaction.as_ref(),
             rules: &self.rules,
@@ -128,15 +138,19 @@ impl World {
         match act {
             None => {}
             Some(Act::NoteServices) => self.noted = true,
-            Some(Act::Stop(Seat::Update)) => self.program_dies(),
+            Some(Act::Stop(Seat::Update)) => {
+                let silent = self.order.as_ref().is_some_and(|o| self.up - o.up > PATIENCE || matches!(o.work, Work::Download { .. }));
+                assert!(silent, "what makes progress is not ended: {self:#?}");
+                self.program_dies();
+            }
             Some(Act::Give { seat: Seat::Update, work, patience }) => {
                 assert_eq!(self.program, Program::None, "one at a time");
                 if matches!(work, Work::Install { .. }) {
                     self.begun_in.extend(self.phase());
                 }
-                self.now += SignedDuration::from_secs(1);
-                let transaction = self.transaction.as_ref().map(|t| t.id.clone());
-                self.order = Some(Order { at: self.now, boot: boot(self.boot), transaction, patience, work });
+                self.step(Step::Passes(SignedDuration::from_secs(1)));
+                let (transaction, phase) = self.transaction.as_ref().map(|t| (t.id.clone(), t.phase)).unzip();
+                self.order = Some(Order { at: self.now, boot: boot(self.boot), up: self.up, transaction, phase, patience, work });
                 if !dies {
                     self.program = Program::Started;
                 }
@@ -191,6 +205,7 @@ impl World {
     fn power_cut(&mut self) {
         self.program_dies();
         self.boot += 1;
+        self.up = SignedDuration::from_secs(10);
     }
 
     fn controller(&mut self) {
@@ -230,7 +245,11 @@ impl World {
             }
             Step::PowerCut => self.power_cut(),
             Step::Controller => self.controller(),
-            Step::Minutes(minutes) => self.now += SignedDuration::from_mins(minutes),
+            Step::Passes(time) => {
+                self.now += time;
+                self.up += time;
+            }
+            Step::IsSet(by) => self.now += by,
         }
     }
 
@@ -248,7 +267,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::ProgramHangs),
         1 => Just(Step::PowerCut),
         5 => Just(Step::Controller),
-        1 => (1..100_i64).prop_map(Step::Minutes),
+        1 => (1..100_i64).prop_map(|minutes| Step::Passes(SignedDuration::from_mins(minutes))),
+        1 => (-10_000_000..10_000_000_i64).prop_map(|millis| Step::IsSet(SignedDuration::from_millis(millis))),
     ];
     proptest::collection::vec(step, 0..60)
 }
@@ -263,7 +283,7 @@ proptest! {
             world.step(step);
         }
         for _ in 0..40 {
-            for step in [Step::Agent, Step::Program, Step::Agent, Step::Program, Step::Agent, Step::Controller, Step::Minutes(11)] {
+            for step in [Step::Agent, Step::Program, Step::Agent, Step::Program, Step::Agent, Step::Controller, Step::Passes(SignedDuration::from_mins(11))] {
                 world.step(step);
             }
         }
@@ -288,7 +308,7 @@ struct Asked {
     order: Option<Order>,
     journal: Option<Journal>,
     unit: Unit,
-    sign: Option<Timestamp>,
+    sign: Option<SignedDuration>,
     boot: u32,
     rules: HostRules,
     floating: Floating,
@@ -316,7 +336,8 @@ impl Asked {
 
     fn order(mut self, work: Work) -> Self {
         let transaction = Some(self.transaction.id.clone());
-        self.order = Some(Order { at: at(1), boot: boot(1), transaction, patience: Some(PATIENCE), work });
+        let phase = Some(self.transaction.phase);
+        self.order = Some(Order { at: at(1), boot: boot(1), up: up(1), transaction, phase, patience: Some(PATIENCE), work });
         self
     }
 
@@ -330,6 +351,7 @@ impl Asked {
         let gate = self.gate.as_ref();
         next(&Case {
             now: at(minutes),
+            up: up(minutes),
             boot: &boot,
             transaction: Some(&self.transaction),
             rules: &self.rules,
@@ -354,7 +376,7 @@ fn install() -> Work {
 
 #[test]
 fn what_makes_no_progress_is_ended_and_was_a_crash() {
-    let mut asked = Asked { unit: Unit::Runs, sign: Some(at(20)), ..Asked::of(Phase::Installing).order(install()).ended(None) };
+    let mut asked = Asked { unit: Unit::Runs, sign: Some(up(20)), ..Asked::of(Phase::Installing).order(install()).ended(None) };
     let running = asked.next(50);
     assert_eq!((running.act, running.say.as_ref().map(|s| (s.outcome, s.at))), (None, Some((Outcome::Running, at(20)))));
     assert_eq!(asked.next(51).act, Some(Act::Stop(Seat::Update)));
@@ -404,14 +426,18 @@ fn a_node_is_well_when_its_services_run_and_its_gate_is_open() {
     asked.rules.gate_command = Some(command.clone());
     let work = Work::Gate { command };
     assert_eq!(asked.next(1).act, Some(Act::Give { seat: Seat::Look, work: work.clone(), patience: None }));
-    let order = Order { at: at(1), boot: boot(1), transaction: Some(asked.transaction.id.clone()), patience: None, work };
+    let (transaction, phase) = (Some(asked.transaction.id.clone()), Some(Phase::Verifying));
+    let order = Order { at: at(1), boot: boot(1), up: up(1), transaction, phase, patience: None, work };
     let closed = Journal { order: at(1), transaction: None, end: Some(End::Failed("no".into())) };
     asked.gate = Some((order.clone(), closed));
     assert_eq!(asked.said(1), (Outcome::Running, "the gate command has not ended well yet: no".into()));
     assert!(asked.next(2).act.is_some(), "it is asked again");
     asked.gate = Some((order, Journal { order: at(1), transaction: None, end: Some(End::Done(Yield::Nothing {})) }));
-    assert_eq!(asked.said(2).0, Outcome::Done);
-    asked.transaction.since = Time(at(2));
+    asked.transaction.since = Time(at(500));
+    assert_eq!(asked.said(2).0, Outcome::Done, "also where the controller's clock is ahead");
+    asked.transaction.phase = Phase::Broken;
+    assert!(asked.next(2).act.is_some(), "what was open in another phase does not count");
+    (asked.transaction.phase, asked.boot) = (Phase::Verifying, 2);
     assert!(asked.next(2).act.is_some(), "what was open before the reboot does not count");
 }
 
