@@ -11,6 +11,9 @@ use super::order::{End, Items, Journal, Order, Seat, Work, Yield};
 
 /// A reboot that did not come is asked for again after this time; systemd gives services 90 s to stop.
 const REBOOT_AGAIN: SignedDuration = SignedDuration::from_secs(150);
+/// After this time, a reboot that was asked for does not come any more. A user's command may have put it off, as `shutdown -r +30`
+/// does.
+const REBOOT_COMES: SignedDuration = SignedDuration::from_hours(1);
 /// A gate that is closed is tried again after this time.
 const GATE_AGAIN: SignedDuration = SignedDuration::from_secs(15);
 
@@ -288,7 +291,12 @@ impl<'a> With<'a> {
     }
 
     fn installing(&self) -> Next {
-        let Some((order, stand)) = self.ours() else { return self.install_after(None) };
+        let Some((order, stand)) = self.ours() else {
+            // what was downloaded for it would have left its order: this host is another one, of the same name
+            let ours = self.transaction.boot_id.as_ref().is_none_or(|boot| boot == self.case.boot);
+            let why = "the host has been rebooted, and knows nothing of this update";
+            return if ours { self.install_after(None) } else { self.say(Outcome::Failed, Some(why.into())) };
+        };
         match &order.work {
             Work::Install { items, .. } => {
                 let part = Some(items.part());
@@ -330,18 +338,40 @@ impl<'a> With<'a> {
         if before.is_some_and(|before| before != self.case.boot) {
             return self.say(Outcome::Done, None);
         }
-        match ours {
-            Some((order, stand)) if matches!(order.work, Work::Reboot { .. }) && order.boot == *self.case.boot => {
-                let waits = stand == Stand::Runs || self.case.up.saturating_sub(order.up) < REBOOT_AGAIN;
-                if waits { self.runs(asks) } else { reboot() }
-            }
-            _ => reboot(),
+        let Some((Order { work: Work::Reboot { command }, up, .. }, stand)) = ours.filter(|(order, _)| order.boot == *self.case.boot) else {
+            return reboot();
+        };
+        let (again, message) = match stand {
+            Stand::Runs => (false, asks.to_owned()),
+            // it may have put the reboot off: once more would put it off again
+            Stand::Ended(End::Done(_)) if command.is_some() => (false, "waits for the reboot that was asked for".to_owned()),
+            Stand::Ended(End::Failed(why)) => (true, format!("{asks}: {why}")),
+            _ => (true, asks.to_owned()),
+        };
+        if again && self.case.up.saturating_sub(*up) >= REBOOT_AGAIN { reboot() } else { self.runs(message) }
+    }
+
+    /// Whether a reboot may still come, and why not where the host could not be asked for one.
+    fn reboot_comes(&self, order: &Order, stand: Stand<'_>) -> Result<bool, String> {
+        if !matches!(order.work, Work::Reboot { .. }) || order.boot != *self.case.boot {
+            return Ok(false);
+        }
+        match stand {
+            Stand::Runs => Ok(true),
+            Stand::NotBegun => Ok(false),
+            Stand::Ended(End::Failed(why)) => Err(format!("the host did not reboot: {why}")),
+            Stand::Ended(_) | Stand::Died => Ok(self.case.up.saturating_sub(order.up) < REBOOT_COMES),
         }
     }
 
     fn verifying(&self) -> Next {
         let mut unmended = None;
         if let Some((order, stand)) = self.ours() {
+            match self.reboot_comes(order, stand) {
+                Ok(true) => return self.runs("a reboot was asked for, and may still come"),
+                Ok(false) => {}
+                Err(why) => unmended = Some(why),
+            }
             match (&order.work, stand) {
                 (Work::Download { .. }, Stand::Runs) => return self.does("ends a download", Act::Stop(Seat::Update)),
                 (_, Stand::Runs) if self.case.update.hangs(order, self.case.up) => {

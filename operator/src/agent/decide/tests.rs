@@ -417,6 +417,38 @@ fn a_host_that_does_not_reboot_is_asked_again() {
 }
 
 #[test]
+fn a_reboot_that_a_command_has_put_off_is_waited_for_and_not_put_off_again() {
+    let command: Command = ["/sbin/shutdown", "-r", "+5"].map(str::to_owned).to_vec().try_into().unwrap();
+    let work = || Work::Reboot { command: Some(command.clone()) };
+    let mut asked = Asked::of(Phase::Rebooting).order(work()).ended(Some(End::Done(Yield::Nothing {})));
+    assert_eq!((asked.next(20).act, asked.said(20).0), (None, Outcome::Running));
+    for phase in [Phase::Verifying, Phase::Broken] {
+        asked.transaction.phase = phase;
+        assert_eq!(asked.said(60), (Outcome::Running, "a reboot was asked for, and may still come".into()));
+        assert_eq!(asked.said(61).0, Outcome::Done);
+    }
+    asked.boot = 2;
+    assert_eq!(asked.said(20), (Outcome::Done, String::new()));
+    // one that fails says why, and is tried again
+    let mut asked = Asked::of(Phase::Rebooting).order(work()).ended(Some(End::Failed("shutdown ended with 1: no".into())));
+    assert_eq!(asked.said(2), (Outcome::Running, "asks for a reboot: shutdown ended with 1: no".into()));
+    asked.rules.reboot_command = Some(command.clone());
+    assert!(matches!(asked.next(4).act, Some(Act::Give { work: Work::Reboot { command: Some(_) }, .. })));
+    asked.transaction.phase = Phase::Verifying;
+    assert_eq!(asked.said(4), (Outcome::Done, "the host did not reboot: shutdown ended with 1: no".into()));
+}
+
+#[test]
+fn a_host_of_the_same_name_installs_nothing_that_another_one_was_to() {
+    let mut asked = Asked { boot: 2, ..Asked::of(Phase::Installing) };
+    assert_eq!((asked.next(1).act, asked.said(1).0), (None, Outcome::Failed));
+    // the same host, which was rebooted after the download
+    let downloaded = || Work::Download { packages: transaction(Phase::Installing).packages.into_iter().collect() };
+    asked = Asked { boot: 2, ..Asked::of(Phase::Installing).order(downloaded()) };
+    assert!(matches!(asked.next(1).act, Some(Act::Give { work: Work::Install { .. }, .. })));
+}
+
+#[test]
 fn a_node_is_well_when_its_services_run_and_its_gate_is_open() {
     let mut asked = Asked { amiss: vec!["ssh.service (failed)".into()], ..Asked::of(Phase::Verifying) };
     assert_eq!(asked.said(1), (Outcome::Running, "not running as before: ssh.service (failed)".into()));
