@@ -87,13 +87,14 @@ impl Manager {
     /// Installs exactly this transaction, from what was downloaded.
     ///
     /// # Errors
-    /// Kind Refused, with nothing changed, when the package manager would do anything else by now; Failed when it fails, when a
-    /// script of a package does, or when not all of it is installed then.
+    /// Kind Refused, with nothing changed, when the package manager would do anything else by now, or does not say; Failed when it
+    /// fails, when a script of a package does, or when not all of it is installed then.
     pub async fn install(self, host: &OnHost, transaction: &Transaction) -> Result<()> {
         if transaction.is_empty() {
             return Ok(());
         }
-        match self.dry_run(host, &transaction.wanted).await? {
+        let unclear = |e| Error::refused("it is not known what would be installed").because(e);
+        match self.dry_run(host, &transaction.wanted).await.map_err(unclear)? {
             Ok(now) if now == *transaction => {}
             Ok(now) => return Err(Error::refused(difference(transaction, &now)).hint("it has to be decided anew")),
             Err(why) => return Err(Error::refused(format!("the transaction is not possible any more: {why}"))),

@@ -245,7 +245,7 @@ impl<'a> With<'a> {
             Some((Order { work: Work::Download { .. }, .. }, stand)) => match stand {
                 Stand::Runs => self.runs(message),
                 Stand::Ended(End::Done(_)) => self.say(Outcome::Done, None),
-                Stand::Ended(End::Failed(why)) => self.say(Outcome::Failed, Some(why.clone())),
+                Stand::Ended(End::Failed(why) | End::Refused(why)) => self.say(Outcome::Failed, Some(why.clone())),
                 Stand::Died => self.say(Outcome::Failed, Some("the download ended in the middle".into())),
                 Stand::NotBegun if self.case.update.unit == Unit::Failed => self.not_started(None),
                 Stand::NotBegun => self.download(message),
@@ -308,6 +308,11 @@ impl<'a> With<'a> {
                         Next { act: hangs.then_some(Act::Stop(Seat::Update)), ..next }
                     }
                     Stand::Ended(End::Done(_)) => self.install_after(part),
+                    // as if it had been left out from the beginning
+                    Stand::Ended(End::Refused(why)) => {
+                        let next = self.install_after(part);
+                        Next { say: next.say.map(|say| Say { message: say.message.or_else(|| Some(why.clone())), ..say }), ..next }
+                    }
                     Stand::Ended(End::Failed(why)) => told(Outcome::Failed, Some(why.clone()), part, self.case.now),
                     Stand::Died => told(Outcome::Crashed, Some(self.death(order)), part, self.case.now),
                     Stand::NotBegun if self.case.update.unit == Unit::Failed => self.not_started(part),
@@ -338,7 +343,8 @@ impl<'a> With<'a> {
         if before.is_some_and(|before| before != self.case.boot) {
             return self.say(Outcome::Done, None);
         }
-        let Some((Order { work: Work::Reboot { command }, up, .. }, stand)) = ours.filter(|(order, _)| order.boot == *self.case.boot) else {
+        let Some((Order { work: Work::Reboot { command }, up, .. }, stand)) = ours.filter(|(order, _)| order.boot == *self.case.boot)
+        else {
             return reboot();
         };
         let (again, message) = match stand {
@@ -423,6 +429,14 @@ impl<'a> With<'a> {
 pub(super) fn installed_at(update: &Held<'_>) -> Option<Timestamp> {
     let (order, _) = update.stand().filter(|(order, stand)| matches!(order.work, Work::Install { .. }) && *stand != Stand::Runs)?;
     Some(order.at)
+}
+
+/// Whether the packages of this transaction were not installed, and nothing was changed, since they were refused.
+pub(super) fn refused(transaction: &Transaction, update: &Held<'_>) -> bool {
+    let order = update
+        .stand()
+        .filter(|(order, stand)| order.transaction.as_ref() == Some(&transaction.id) && matches!(stand, Stand::Ended(End::Refused(_))));
+    order.is_some_and(|(order, _)| matches!(order.work, Work::Install { items: Items::Packages(_), .. }))
 }
 
 /// What the last download of this transaction found.

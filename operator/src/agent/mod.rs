@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use updates::api::{Listing, NodeUpdate, NodeUpdateStatus, Phase, RebootNeed, Transaction};
 use updates::{BootId, PackageName, PatchName, names};
 
-use self::decide::{Act, Case, Floating, Held, Next, Stand, downloaded, installed_at, next};
+use self::decide::{Act, Case, Floating, Held, Next, Stand, downloaded, installed_at, next, refused};
 use self::look::{Asked, Begun, Looks, Print, listing};
 use self::order::{End, Looked, Order, Work, Yield, up};
 use self::report::{Listings, News, Seen, due};
@@ -244,7 +244,8 @@ impl Agent {
             boot,
         };
         let downloaded = transaction.and_then(|t| downloaded(t, &update));
-        let news = News { seen: &seen, listings: self.found.as_ref(), say: say.as_ref(), downloaded };
+        let refused = transaction.is_some_and(|t| refused(t, &update));
+        let news = News { seen: &seen, listings: self.found.as_ref(), say: say.as_ref(), downloaded, refused };
         let status = due(object, news, now);
         let runs = [update, look].iter().any(|held| matches!(held.stand(), Some((_, Stand::Runs))));
         self.runner = Some(runner);

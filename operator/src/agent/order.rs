@@ -123,6 +123,8 @@ pub(super) enum End {
     Done(Yield),
     /// Badly; why.
     Failed(String),
+    /// It was not done, why, and nothing was changed. Of an installation only.
+    Refused(String),
 }
 
 /// What an order gave.

@@ -246,6 +246,7 @@ mod tests {
         for end in [
             None,
             Some(End::Failed("why".into())),
+            Some(End::Refused("why".into())),
             Some(End::Done(Yield::Nothing {})),
             Some(End::Done(Yield::Installed { reboot: reboot.clone() })),
             Some(End::Done(Yield::Downloaded { left_out: packages.iter().cloned().collect(), drain_first: true })),

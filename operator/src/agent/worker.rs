@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use node::{Context as _, Error, Result, Systemd, run};
-use packages::{LivePatches, Manager, OnHost, Resolved, Sentinel, needs_reboot};
+use node::{Context as _, Error, Kind, Result, Systemd, run};
+use packages::{Manager, OnHost, ReadyKernel, Resolved, Sentinel, needs_reboot};
 use updates::api::{Command, HostRules, RebootNeed};
 use updates::{Bans, PackageName, PatchName};
 
@@ -38,25 +38,31 @@ pub async fn work(seat: Seat) -> Result<()> {
     if shelf.journal(seat)?.is_some_and(|j| j.order == order.at) {
         return Err(Error::refused("what was ordered was begun before"));
     }
-    let worker = Worker { host: OnHost::here(), shelf, seat, at: order.at };
+    let worker = Worker { host: OnHost::here(), shelf: shelf.clone(), seat, at: order.at };
     let ended = tokio::select! {
         ended = worker.carry_out(&order) => ended,
         never = worker.signs() => match never {},
     };
+    let begun = shelf.journal(seat)?.filter(|j| j.order == order.at);
+    let installs = matches!(order.work, Work::Install { .. });
     let end = match ended {
         Ok(found) => End::Done(found),
         Err(e) => {
             tracing::error!("{}", e.chain());
-            End::Failed(short(&e.chain()))
+            let why = short(&e.chain());
+            if installs && (begun.is_none() || e.kind == Kind::Refused) { End::Refused(why) } else { End::Failed(why) }
         }
     };
-    if matches!(order.work, Work::Install { .. }) && shuts_down().await {
+    if installs && !matches!(end, End::Refused(_)) && shuts_down().await {
         // who asked for that was most likely what was installed: it did not come to an end in this boot
         return Err(Error::failed("the host is shutting down"));
     }
-    let begun = worker.shelf.journal(seat)?.filter(|j| j.order == order.at);
-    worker.shelf.note_end(seat, &Journal { order: order.at, transaction: begun.and_then(|j| j.transaction), end: Some(end) })?;
-    if seat == Seat::Update
+    let journal = |transaction| Journal { order: order.at, transaction, end: Some(end) };
+    match begun {
+        Some(begun) => shelf.note_end(seat, &journal(begun.transaction))?,
+        None => shelf.note(seat, &journal(None))?,
+    }
+    if matches!(order.work, Work::Install { .. } | Work::Recover { .. } | Work::Reboot { .. })
         && let Err(e) = keep_daemons().await
     {
         tracing::warn!("what packages have started ends now: {}", e.chain());
@@ -176,7 +182,7 @@ impl Worker {
                 Ok(manager) => Some(self.available(manager).await.map_err(|e| short(&e.chain()))),
                 Err(_) => None,
             };
-            let patches = match LivePatches::detect(&self.host) {
+            let patches = match ReadyKernel::detect(&self.host) {
                 Some(live) => Some(live.available(&self.host).await.map_err(|e| short(&e.chain()))),
                 None => None,
             };
@@ -264,7 +270,9 @@ impl Worker {
         let transaction = self.resolve(manager, allowed).await?.transaction;
         self.begins(Some(transaction.clone()))?;
         if let Err(e) = manager.install(&self.host, &transaction).await {
-            if let Err(also) = manager.recover(&self.host, Some(&transaction)).await {
+            if e.kind != Kind::Refused
+                && let Err(also) = manager.recover(&self.host, Some(&transaction)).await
+            {
                 tracing::error!("{}", also.chain());
             }
             return Err(e);
@@ -273,10 +281,11 @@ impl Worker {
     }
 
     async fn install_patches(&self, patches: &BTreeSet<PatchName>, rules: &HostRules) -> Result<Yield> {
-        let live = LivePatches::detect(&self.host).ok_or_else(|| Error::failed("nothing on this host installs live patches"))?;
+        let live = ReadyKernel::detect(&self.host).ok_or_else(|| Error::failed("nothing on this host installs live patches"))?;
         self.begins(None)?;
-        for patch in patches {
-            live.install(&self.host, *patch).await?;
+        // each holds all before it
+        if let Some(newest) = patches.last() {
+            live.install(&self.host, *newest).await?;
         }
         Ok(Yield::Installed { reboot: self.reboot(rules).await })
     }

@@ -346,6 +346,10 @@ impl Asked {
         self
     }
 
+    fn update(&self) -> Held<'_> {
+        Held { order: self.order.as_ref(), journal: self.journal.as_ref(), unit: self.unit, sign: self.sign }
+    }
+
     fn next(&self, minutes: i64) -> Next {
         let (boot, id) = (boot(self.boot), self.transaction.id.clone());
         let gate = self.gate.as_ref();
@@ -355,7 +359,7 @@ impl Asked {
             boot: &boot,
             transaction: Some(&self.transaction),
             rules: &self.rules,
-            update: Held { order: self.order.as_ref(), journal: self.journal.as_ref(), unit: self.unit, sign: self.sign },
+            update: self.update(),
             look: Held { order: gate.map(|(o, _)| o), journal: gate.map(|(_, j)| j), unit: Unit::Gone, sign: None },
             noted: Some(&id),
             floating: self.floating,
@@ -398,6 +402,21 @@ fn what_could_not_be_started_has_failed_and_what_failed_says_why() {
     assert!(matches!(asked.next(2).act, Some(Act::Give { work: Work::Install { .. }, .. })), "killed before it was started");
     let asked = asked.ended(Some(End::Failed("postinst".into())));
     assert_eq!(asked.said(2), (Outcome::Failed, "postinst".into()));
+}
+
+#[test]
+fn what_was_refused_changed_nothing_and_is_left_out() {
+    let no = || Some(End::Refused("it would also remove bash".into()));
+    let asked = Asked::of(Phase::Installing).order(install()).ended(no());
+    assert_eq!(asked.said(2), (Outcome::Done, "it would also remove bash".into()));
+    let held = |asked: &Asked| refused(&asked.transaction, &asked.update());
+    assert!(held(&asked));
+    assert!(!held(&Asked::of(Phase::Installing).order(install()).ended(Some(End::Failed("no".into())))));
+    // the packages come after the live patches all the same
+    let patches =
+        Work::Install { items: Items::Patches(transaction(Phase::Installing).patches.into_iter().collect()), rules: HostRules::default() };
+    let asked = Asked::of(Phase::Installing).order(patches).ended(no());
+    assert!(matches!(asked.next(2).act, Some(Act::Give { work: Work::Install { items: Items::Packages(_), .. }, .. })) && !held(&asked));
 }
 
 #[test]
