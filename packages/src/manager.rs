@@ -121,7 +121,7 @@ impl Manager {
     /// What cannot be mended.
     pub async fn recover(self, host: &OnHost, interrupted: Option<&Transaction>) -> Result<()> {
         match self {
-            Self::Apt => apt::recover(host).await,
+            Self::Apt => apt::recover(host, interrupted).await,
             Self::Dnf4 | Self::Dnf5 | Self::Yum => dnf::recover(self, host, interrupted).await,
             Self::Zypper => zypper::recover(host, interrupted).await,
             Self::Pacman => pacman::recover(host, interrupted).await,
