@@ -51,6 +51,15 @@ impl Manager {
         Ok(upgrades)
     }
 
+    /// What there is besides `wanted`, as the repositories were asked last, where all that is available belongs together, as with
+    /// Arch: without it the upgrade would be a partial one. Empty with any other.
+    ///
+    /// # Errors
+    /// When the package manager fails.
+    pub async fn left_behind(self, host: &OnHost, wanted: &BTreeSet<PackageName>) -> Result<Vec<String>> {
+        if self == Self::Pacman { pacman::left_behind(host, wanted).await } else { Ok(Vec::new()) }
+    }
+
     /// The exact transaction for as much of `wanted` as can be installed without anything that `bans` include. Changes nothing, and
     /// asks no repository.
     ///

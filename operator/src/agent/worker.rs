@@ -245,8 +245,13 @@ impl Worker {
             .hint("see dpkg --audit; dpkg --configure -a; apt-get -f install"))
     }
 
-    /// The transaction of as much of `allowed` as needs nothing else.
+    /// The transaction of as much of `allowed` as needs nothing else; with Arch, of all that is available, or nothing.
     async fn resolve(&self, manager: Manager, allowed: &BTreeSet<PackageName>) -> Result<Resolved> {
+        let left = manager.left_behind(&self.host, allowed).await?;
+        if !left.is_empty() {
+            tracing::warn!("all is left out: an upgrade without these would be a partial one: {}", left.join(", "));
+            return Ok(Resolved::default());
+        }
         let there = manager.installed(&self.host).await?;
         let names: BTreeSet<_> = there.iter().map(PackageName::name).collect();
         // what is new comes along with what needs it
@@ -259,7 +264,8 @@ impl Worker {
                 for left in &resolved.excluded {
                     tracing::warn!(package = %left.package, "left out: {}", left.why);
                 }
-                return Ok(resolved);
+                let partial = manager == Manager::Pacman && !resolved.excluded.is_empty();
+                return Ok(if partial { Resolved::default() } else { resolved });
             }
             others.extend(more);
         }
