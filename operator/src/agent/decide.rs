@@ -2,6 +2,7 @@
 //! killed when.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use updates::api::{HostRules, Outcome, Part, Phase, Transaction};
@@ -14,6 +15,9 @@ const REBOOT_AGAIN: SignedDuration = SignedDuration::from_secs(150);
 /// After this time, a reboot that was asked for does not come any more. A user's command may have put it off, as `shutdown -r +30`
 /// does.
 const REBOOT_COMES: SignedDuration = SignedDuration::from_hours(1);
+/// Where the host cannot be asked, or told, anything for so long in a phase, the phase has failed. Its bus may be away while it is
+/// updated, or while the host goes down.
+const STUCK: Duration = Duration::from_secs(180);
 /// A gate that is closed is tried again after this time.
 const GATE_AGAIN: SignedDuration = SignedDuration::from_secs(15);
 
@@ -36,6 +40,8 @@ pub(super) struct Held<'a> {
     pub unit: Unit,
     /// How long the host had been up at the last sign of progress.
     pub sign: Option<SignedDuration>,
+    /// There was an order, but what is written down about it cannot be understood: of another version, or of a bad disk.
+    pub damaged: bool,
 }
 
 /// Where an order stands.
@@ -174,6 +180,12 @@ pub(super) fn next(case: &Case<'_>) -> Next {
     }
 }
 
+/// What to say where something cannot be found out or done, for so long by now.
+pub(super) fn stuck(why: &str, elapsed: Duration, now: Timestamp) -> Say {
+    let outcome = if elapsed < STUCK { Outcome::Running } else { Outcome::Failed };
+    Say { outcome, message: Some(why.to_owned()), part: None, at: now }
+}
+
 fn act(act: Option<Act>) -> Next {
     Next { act, say: None }
 }
@@ -204,6 +216,10 @@ impl<'a> With<'a> {
         told(outcome, message, None, self.case.now)
     }
 
+    fn ago(&self, time: SignedDuration) -> Timestamp {
+        self.case.now.checked_sub(time).unwrap_or(self.case.now)
+    }
+
     fn runs(&self, message: impl Into<String>) -> Next {
         self.say(Outcome::Running, Some(message.into()))
     }
@@ -222,6 +238,9 @@ impl<'a> With<'a> {
     fn busy(&self) -> Option<Next> {
         if self.case.look.runs() {
             return Some(self.runs("waits until it has looked for updates"));
+        }
+        if self.case.update.damaged && self.case.update.runs() {
+            return Some(self.runs("waits until an update before this one has ended"));
         }
         let (order, _) = self.case.update.stand().filter(|(_, stand)| *stand == Stand::Runs)?;
         Some(match order.work {
@@ -291,6 +310,12 @@ impl<'a> With<'a> {
     }
 
     fn installing(&self) -> Next {
+        if self.case.update.damaged {
+            let alive = self.ago(self.case.update.sign.map_or(SignedDuration::ZERO, |sign| self.case.up.saturating_sub(sign)));
+            let why = "what the host was told to do cannot be understood any more, and so it is not known how it ended";
+            let outcome = if self.case.update.runs() { Outcome::Running } else { Outcome::Failed };
+            return told(outcome, Some(why.into()), None, alive);
+        }
         let Some((order, stand)) = self.ours() else {
             // what was downloaded for it would have left its order: this host is another one, of the same name
             let ours = self.transaction.boot_id.as_ref().is_none_or(|boot| boot == self.case.boot);
@@ -303,7 +328,7 @@ impl<'a> With<'a> {
                 match stand {
                     Stand::Runs => {
                         let hangs = self.case.update.hangs(order, self.case.up);
-                        let alive = self.case.now.saturating_sub(self.case.update.silence(order, self.case.up)).unwrap_or(self.case.now);
+                        let alive = self.ago(self.case.update.silence(order, self.case.up));
                         let next = told(Outcome::Running, Some(format!("installs {}", items.part())), part, alive);
                         Next { act: hangs.then_some(Act::Stop(Seat::Update)), ..next }
                     }

@@ -12,7 +12,7 @@ mod shelf;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt as _};
 use jiff::{SignedDuration, Timestamp};
@@ -25,14 +25,15 @@ use prometheus_client::metrics::counter::Counter;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use updates::api::{Listing, NodeUpdate, NodeUpdateStatus, Phase, RebootNeed, Transaction};
-use updates::{BootId, PackageName, PatchName, names};
+use updates::{BootId, PackageName, PatchName, TransactionId, names};
 
-use self::decide::{Act, Case, Floating, Held, Next, Stand, downloaded, installed_at, next, refused};
+use self::decide::{Act, Case, Floating, Held, Next, Say, Stand, downloaded, installed_at, next, refused, stuck};
 use self::look::{Asked, Begun, Looks, Print, listing};
-use self::order::{End, Looked, Order, Work, Yield, up};
-use self::report::{Listings, News, Seen, due};
+use self::order::{End, Looked, Order, Work, Yield, short, up};
+use self::report::{Listings, News, Seen, due, said};
 use self::runner::{Runner, storage_services};
 use self::services::{Service, amiss, critical, failed};
+use self::shelf::Shelf;
 use crate::client::Clients;
 use crate::serve::{BEAT, Pulse, registry, time_metric};
 use crate::updaters::{self, Hold};
@@ -67,7 +68,8 @@ pub async fn agent(pod: &Pod, stop: &CancellationToken) -> Result<()> {
     let client = clients.asking;
     let api = Api::<NodeUpdate>::namespaced(client.clone(), names::NAMESPACE);
     let mut changes = std::pin::pin!(watcher::watch_object(watched, &pod.node).default_backoff());
-    let mut agent = Agent { api: api.clone(), node: pod.node.clone(), runner: None, looks: Looks::default(), found: None, reboot: None };
+    let mut agent =
+        Agent { api: api.clone(), node: pod.node.clone(), runner: None, looks: Looks::default(), found: None, reboot: None, stuck: None };
     let mut object: Option<NodeUpdate> = None;
     // whether the watch says that there is none
     let mut deleted = false;
@@ -107,7 +109,8 @@ pub async fn agent(pod: &Pod, stop: &CancellationToken) -> Result<()> {
             Err(e) => {
                 tracing::error!("{}", e.chain());
                 pause = RETRY;
-                continue;
+                let Some(status) = agent.at_a_loss(asked, &e) else { continue };
+                Some(status)
             }
         };
         let Some(status) = status else {
@@ -187,6 +190,8 @@ struct Agent {
     found: Option<Listings>,
     /// In which boot, and how long after it, it was asked whether a reboot is needed.
     reboot: Option<(BootId, SignedDuration, RebootNeed)>,
+    /// In which phase, and since when, the host cannot be asked or told anything.
+    stuck: Option<(TransactionId, Phase, Instant)>,
 }
 
 impl Agent {
@@ -223,11 +228,23 @@ impl Agent {
             away: runner.shelf.away(),
             amiss: &before.as_ref().map(|b| amiss(&b.services, &services)).unwrap_or_default(),
         };
-        let Next { act, say } = next(&case);
+        let Next { act, mut say } = next(&case);
         let acts = act.is_some();
-        match act {
-            Some(act) => self.act(&runner, transaction, act, &services).await?,
-            None => self.look(&runner, object, &look, installed_at(&update)).await?,
+        let done = match act {
+            // what does not end is told by its silence
+            Some(act @ Act::Stop(_)) => self.act(&runner, transaction, act, &services).await,
+            Some(act) => {
+                let done = self.act(&runner, transaction, act, &services).await;
+                if let Err(e) = &done {
+                    say = transaction.map(|t| self.stuck(t, e));
+                }
+                done
+            }
+            None => self.look(&runner, object, &look, installed_at(&update)).await,
+        };
+        match &done {
+            Ok(()) => self.stuck = None,
+            Err(e) => tracing::error!("{}", e.chain()),
         }
         let seen = Seen {
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
@@ -248,10 +265,32 @@ impl Agent {
         let news = News { seen: &seen, listings: self.found.as_ref(), say: say.as_ref(), downloaded, refused };
         let status = due(object, news, now);
         let runs = [update, look].iter().any(|held| matches!(held.stand(), Some((_, Stand::Runs))));
-        self.runner = Some(runner);
+        self.runner = done.is_ok().then_some(runner);
         // a watch tells of a new phase, and what is broken waits for people
         let waits = transaction.is_none_or(|t| matches!(t.phase, Phase::Checking | Phase::Draining | Phase::Broken));
         Ok(Turn { status, busy: acts || runs || !waits })
+    }
+
+    /// What is said of a phase in which something cannot be found out or done.
+    fn stuck(&mut self, transaction: &Transaction, why: &node::Error) -> Say {
+        let since = self.stuck.take().filter(|(id, phase, _)| *id == transaction.id && *phase == transaction.phase);
+        let since = since.map_or_else(Instant::now, |(.., since)| since);
+        self.stuck = Some((transaction.id.clone(), transaction.phase, since));
+        stuck(&why.chain(), since.elapsed(), Timestamp::now())
+    }
+
+    /// The status where the host cannot be asked how it is.
+    fn at_a_loss(&mut self, object: &NodeUpdate, why: &node::Error) -> Option<NodeUpdateStatus> {
+        let transaction = object.spec.transaction.as_ref()?;
+        if transaction.phase == Phase::Installing {
+            // what is being installed may be what took the host's bus away: that there is no sign of it says the right thing
+            let order = Shelf::below(&Runner::root()).order(Seat::Update).ok().flatten();
+            if order.is_some_and(|o| o.transaction.as_ref() == Some(&transaction.id) && matches!(o.work, Work::Install { .. })) {
+                return None;
+            }
+        }
+        let say = self.stuck(transaction, why);
+        said(object, &say, Timestamp::now())
     }
 
     /// What the last look has found.
@@ -273,6 +312,12 @@ impl Agent {
         if !begun.listing {
             return Ok(());
         }
+        let check = begun.check.clone();
+        self.tell(runner, object, check, looked, now)
+    }
+
+    /// Says what a look has found.
+    fn tell(&mut self, runner: &Runner, object: &NodeUpdate, check: String, looked: Looked, now: Timestamp) -> Result<()> {
         self.looks.failed = matches!(looked.packages, Some(Err(_))) || matches!(looked.patches, Some(Err(_)));
         let before = object.status.as_ref();
         let mut seen = runner.shelf.first_seen()?;
@@ -283,11 +328,8 @@ impl Agent {
             listing(before.and_then(|b| b.patches.as_ref()), found, &mut seen, now)
         });
         forget(&mut seen, packages.as_ref(), patches.as_ref());
-        if seen != seen_before {
-            runner.shelf.note_first_seen(&seen)?;
-        }
-        self.found = Some(Listings { check: begun.check.clone(), packages, patches });
-        Ok(())
+        self.found = Some(Listings { check, packages, patches });
+        if seen == seen_before { Ok(()) } else { runner.shelf.note_first_seen(&seen) }
     }
 
     /// What the last installation says about a reboot, where that is newer.
@@ -317,7 +359,14 @@ impl Agent {
         let work = Work::Look { listing, rules: spec.host.clone() };
         tracing::info!(listing, "looks for updates");
         let order = Order { at: now, boot: Runner::boot()?, up: up(), transaction: None, phase: None, patience: None, work };
-        runner.give(Seat::Look, order).await?;
+        if let Err(e) = runner.give(Seat::Look, order).await {
+            // it is tried again with the next turn; what is known stays, and the API is told why it is not known better
+            if listing {
+                let looked = Looked { packages: Some(Err(short(&e.chain()))), patches: None, reboot: RebootNeed::default() };
+                self.tell(runner, object, spec.check.clone(), looked, now)?;
+            }
+            return Err(e);
+        }
         if listing {
             self.looks.listed = Some((now, installed));
         }

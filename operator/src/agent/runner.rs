@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use jiff::SignedDuration;
-use node::{Context as _, Result, Systemd, same_content};
+use node::{Context as _, Kind, Result, Systemd, same_content};
 use updates::{BootId, ServiceName, TransactionId};
 
 use super::decide::{Held, Unit};
@@ -24,11 +24,13 @@ pub(super) struct Kept {
     journal: Option<Journal>,
     unit: Unit,
     sign: Option<SignedDuration>,
+    damaged: bool,
 }
 
 impl Kept {
     pub(super) fn held(&self) -> Held<'_> {
-        Held { order: self.order.as_ref(), journal: self.journal.as_ref(), unit: self.unit, sign: self.sign }
+        let (order, journal) = (self.order.as_ref(), self.journal.as_ref());
+        Held { order, journal, unit: self.unit, sign: self.sign, damaged: self.damaged }
     }
 }
 
@@ -92,7 +94,7 @@ impl Runner {
     /// Both seats, and how these services are.
     ///
     /// # Errors
-    /// When systemd does not answer, or what is written down cannot be read.
+    /// When systemd does not answer, or what is written down cannot be read. That it cannot be understood is no error.
     pub(super) async fn look(&self, critical: &[ServiceName]) -> Result<([Kept; 2], Vec<Service>)> {
         let seats = Seat::ALL.map(Seat::unit);
         let names: Vec<&str> = seats.into_iter().chain(critical.iter().map(ServiceName::as_str)).collect();
@@ -101,7 +103,12 @@ impl Runner {
         let units = [active.next(), active.next()];
         let [update, look] = units.map(|active| unit(active.as_deref()));
         let kept = |seat, unit| -> Result<Kept> {
-            Ok(Kept { order: self.shelf.order(seat)?, journal: self.shelf.journal(seat)?, unit, sign: self.shelf.sign(seat) })
+            let (order, journal) = (understood(self.shelf.order(seat))?, understood(self.shelf.journal(seat))?);
+            let (order, journal, damaged) = match (order, journal) {
+                (Some(order), Some(journal)) => (order, journal, false),
+                _ => (None, None, true),
+            };
+            Ok(Kept { order, journal, unit, sign: self.shelf.sign(seat), damaged })
         };
         let kept = [kept(Seat::Update, update)?, kept(Seat::Look, look)?];
         Ok((kept, critical.iter().cloned().zip(active).map(|(name, active)| Service { name, active }).collect()))
@@ -175,6 +182,14 @@ impl Runner {
     /// When what is written down cannot be read.
     pub(super) fn vrrp() -> Result<Option<Vrrp>> {
         Vrrp::of(&Self::root())
+    }
+}
+
+/// None: it cannot be understood.
+fn understood<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Err(e) if e.kind == Kind::Invalid => Ok(None),
+        other => other.map(Some),
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use jiff::{SignedDuration, Timestamp};
-use node::{Context as _, Host, Result, read_optional, write_atomically};
+use node::{Context as _, Error, Host, Kind, Result, read_optional, write_atomically};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use updates::{ServiceName, TransactionId};
@@ -75,6 +75,19 @@ impl Shelf {
         read(&self.folder().join(name))
     }
 
+    /// What cannot be understood is put aside, under another name, and is not there any more.
+    fn read_or_put_aside<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        match self.read(name) {
+            Err(e) if e.kind == Kind::Invalid => {
+                tracing::warn!("put aside: {}", e.chain());
+                let path = self.folder().join(name);
+                fs::rename(&path, path.with_extension("damaged")).context(format!("cannot put {} aside", path.display()))?;
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+
     fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {
         self.make()?;
         write(&self.folder().join(name), value)
@@ -83,7 +96,7 @@ impl Shelf {
     /// The order that was given last.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When it cannot be read; kind Invalid when it cannot be understood.
     pub(super) fn order(&self, seat: Seat) -> Result<Option<Order>> {
         self.read(&format!("{}-order.json", seat.as_str()))
     }
@@ -93,13 +106,15 @@ impl Shelf {
     /// # Errors
     /// When it is not on the disk then.
     pub(super) fn give(&self, seat: Seat, order: &Order) -> Result<()> {
+        // else what carries it out could not tell whether it was begun before
+        self.read_or_put_aside::<Journal>(&journal_file(seat))?;
         self.write(&format!("{}-order.json", seat.as_str()), order)
     }
 
     /// How far the orders are.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When it cannot be read; kind Invalid when it cannot be understood.
     pub(super) fn journal(&self, seat: Seat) -> Result<Option<Journal>> {
         let kept: Option<Journal> = self.read(&journal_file(seat))?;
         let Some(Journal { order, end: None, .. }) = &kept else { return Ok(kept) };
@@ -149,7 +164,7 @@ impl Shelf {
     /// # Errors
     /// When it cannot be read.
     pub(super) fn before(&self) -> Result<Option<Before>> {
-        self.read("services.json")
+        self.read_or_put_aside("services.json")
     }
 
     /// Writes down which services run.
@@ -165,7 +180,7 @@ impl Shelf {
     /// # Errors
     /// When it cannot be read.
     pub(super) fn first_seen(&self) -> Result<BTreeMap<String, Timestamp>> {
-        Ok(self.read("first-seen.json")?.unwrap_or_default())
+        Ok(self.read_or_put_aside("first-seen.json")?.unwrap_or_default())
     }
 
     /// Writes that down.
@@ -197,7 +212,8 @@ impl Shelf {
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let Some(file) = read_optional(path)? else { return Ok(None) };
-    serde_json::from_slice(&file.content).map(Some).context(format!("{} is damaged", path.display()))
+    let damaged = |e| Error::invalid(format!("{} cannot be understood", path.display())).because(e);
+    serde_json::from_slice(&file.content).map(Some).map_err(damaged)
 }
 
 fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
@@ -213,6 +229,13 @@ mod tests {
 
     use super::super::order::{End, Items, Looked, Work, Yield};
     use super::*;
+
+    fn order(work: Work) -> Order {
+        let boot = "00000000-0000-0000-0000-000000000001".parse().unwrap();
+        let patience = Some(SignedDuration::from_mins(30));
+        let (at, up, phase) = (Timestamp::UNIX_EPOCH, SignedDuration::new(5, 7), Some(Phase::Installing));
+        Order { at, boot, up, transaction: Some("0123456789abcdef".parse().unwrap()), phase, patience, work }
+    }
 
     #[test]
     fn what_is_written_down_comes_back_as_it_was() {
@@ -234,10 +257,7 @@ mod tests {
             Work::Recover { interrupted: Some(transaction.clone()) },
             Work::Reboot { command: Some(command) },
         ] {
-            let boot = "00000000-0000-0000-0000-000000000001".parse().unwrap();
-            let patience = Some(SignedDuration::from_mins(30));
-            let (at, up, phase) = (Timestamp::UNIX_EPOCH, SignedDuration::new(5, 7), Some(Phase::Installing));
-            let order = Order { at, boot, up, transaction: Some("0123456789abcdef".parse().unwrap()), phase, patience, work };
+            let order = order(work);
             shelf.give(Seat::Update, &order).unwrap();
             assert_eq!(shelf.order(Seat::Update).unwrap(), Some(order));
         }
@@ -257,6 +277,25 @@ mod tests {
             shelf.note(Seat::Look, &journal).unwrap();
             assert_eq!(shelf.journal(Seat::Look).unwrap(), Some(journal));
         }
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_told_and_in_nobodys_way() {
+        let root = tempfile::tempdir().unwrap();
+        let shelf = Shelf::below(root.path());
+        shelf.make().unwrap();
+        for name in ["update-order.json", "update-journal.json", "services.json", "first-seen.json"] {
+            fs::write(shelf.folder().join(name), r#"{"at":"#).unwrap();
+        }
+        let kind = |e: node::Error| e.kind;
+        assert_eq!(shelf.order(Seat::Update).map_err(kind), Err(Kind::Invalid));
+        assert_eq!(shelf.journal(Seat::Update).map_err(kind), Err(Kind::Invalid));
+        assert!(shelf.before().unwrap().is_none() && shelf.first_seen().unwrap().is_empty());
+        assert!(shelf.folder().join("services.damaged").exists(), "for people");
+        // the next order can be carried out
+        let order = order(Work::Reboot { command: None });
+        shelf.give(Seat::Update, &order).unwrap();
+        assert_eq!((shelf.order(Seat::Update).unwrap(), shelf.journal(Seat::Update).unwrap()), (Some(order), None));
     }
 
     #[test]

@@ -120,8 +120,8 @@ impl World {
             boot: &boot,
             transaction: self.transaction.as_ref(),
             rules: &self.rules,
-            update: Held { order: self.order.as_ref(), journal: self.journal.as_ref(), unit, sign: None },
-            look: Held { order: None, journal: None, unit: Unit::Gone, sign: None },
+            update: Held { order: self.order.as_ref(), journal: self.journal.as_ref(), unit, sign: None, damaged: false },
+            look: Held { order: None, journal: None, unit: Unit::Gone, sign: None, damaged: false },
             noted: self.noted.then_some(&id),
             floating: Floating::None,
             away: false,
@@ -309,6 +309,7 @@ struct Asked {
     journal: Option<Journal>,
     unit: Unit,
     sign: Option<SignedDuration>,
+    damaged: bool,
     boot: u32,
     rules: HostRules,
     floating: Floating,
@@ -325,6 +326,7 @@ impl Asked {
             journal: None,
             unit: Unit::Gone,
             sign: None,
+            damaged: false,
             boot: 1,
             rules: HostRules::default(),
             floating: Floating::None,
@@ -347,7 +349,8 @@ impl Asked {
     }
 
     fn update(&self) -> Held<'_> {
-        Held { order: self.order.as_ref(), journal: self.journal.as_ref(), unit: self.unit, sign: self.sign }
+        let (order, journal) = (self.order.as_ref(), self.journal.as_ref());
+        Held { order, journal, unit: self.unit, sign: self.sign, damaged: self.damaged }
     }
 
     fn next(&self, minutes: i64) -> Next {
@@ -360,7 +363,7 @@ impl Asked {
             transaction: Some(&self.transaction),
             rules: &self.rules,
             update: self.update(),
-            look: Held { order: gate.map(|(o, _)| o), journal: gate.map(|(_, j)| j), unit: Unit::Gone, sign: None },
+            look: Held { order: gate.map(|(o, _)| o), journal: gate.map(|(_, j)| j), unit: Unit::Gone, sign: None, damaged: false },
             noted: Some(&id),
             floating: self.floating,
             away: self.away,
@@ -402,6 +405,27 @@ fn what_could_not_be_started_has_failed_and_what_failed_says_why() {
     assert!(matches!(asked.next(2).act, Some(Act::Give { work: Work::Install { .. }, .. })), "killed before it was started");
     let asked = asked.ended(Some(End::Failed("postinst".into())));
     assert_eq!(asked.said(2), (Outcome::Failed, "postinst".into()));
+}
+
+#[test]
+fn what_cannot_be_understood_is_not_installed_again() {
+    let mut asked = Asked { damaged: true, ..Asked::of(Phase::Installing) };
+    assert_eq!((asked.next(1).act, asked.said(1).0), (None, Outcome::Failed));
+    (asked.unit, asked.sign) = (Unit::Runs, Some(up(1)));
+    let running = asked.next(20);
+    assert_eq!((running.act, running.say.map(|s| (s.outcome, s.at))), (None, Some((Outcome::Running, at(1)))));
+    // nor is it in the way of the next one, once it has ended
+    asked.transaction.phase = Phase::Downloading;
+    assert_eq!((asked.next(20).act, asked.said(20).0), (None, Outcome::Running));
+    asked.unit = Unit::Gone;
+    assert!(matches!(asked.next(20).act, Some(Act::Give { work: Work::Download { .. }, .. })));
+}
+
+#[test]
+fn a_host_that_cannot_be_told_anything_is_given_up_after_a_while() {
+    let said = |seconds| stuck("no space left", Duration::from_secs(seconds), at(1));
+    assert_eq!((said(0).outcome, said(179).outcome, said(180).outcome), (Outcome::Running, Outcome::Running, Outcome::Failed));
+    assert_eq!(said(180).message.as_deref(), Some("no space left"));
 }
 
 #[test]
