@@ -133,6 +133,17 @@ pub(super) enum Act {
 }
 
 impl Act {
+    /// In words. A user's commands may have secrets in them.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::NoteServices => "note services",
+            Self::Give { work, .. } => work.word(),
+            Self::Stop(_) => "stop",
+            Self::LetGo => "let go of the floating address",
+            Self::TakeBack => "take part in the floating address",
+        }
+    }
+
     /// Whether it may only be done after the API was asked whether it is still wanted.
     pub(super) fn disturbs(&self) -> bool {
         matches!(self, Self::Give { work: Work::Install { .. } | Work::Reboot { .. }, .. } | Self::LetGo)

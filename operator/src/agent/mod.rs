@@ -378,7 +378,7 @@ impl Agent {
         if act.disturbs() && !self.still(transaction).await {
             return Ok(());
         }
-        tracing::info!(?act, transaction = transaction.map(|t| t.id.as_str()), "acts");
+        tracing::info!(act = act.word(), transaction = transaction.map(|t| t.id.as_str()), "acts");
         match act {
             Act::NoteServices => transaction.map_or(Ok(()), |t| runner.note_services(&t.id, services)),
             Act::Give { seat, work, patience } => {

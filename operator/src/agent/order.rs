@@ -59,6 +59,20 @@ pub(super) enum Work {
     Reboot { command: Option<Command> },
 }
 
+impl Work {
+    /// Its kind.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Look { .. } => "look",
+            Self::Gate { .. } => "ask the gate",
+            Self::Download { .. } => "download",
+            Self::Install { .. } => "install",
+            Self::Recover { .. } => "mend",
+            Self::Reboot { .. } => "reboot",
+        }
+    }
+}
+
 /// What is installed in one go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
