@@ -11,7 +11,6 @@ mod services;
 mod shelf;
 mod worker;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt as _};
@@ -24,11 +23,11 @@ use node::{Context as _, Kind, Result};
 use prometheus_client::metrics::counter::Counter;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use updates::api::{Listing, NodeUpdate, NodeUpdateStatus, Phase, RebootNeed, Transaction};
-use updates::{BootId, PackageName, PatchName, TransactionId, names};
+use updates::api::{NodeUpdate, NodeUpdateStatus, Phase, RebootNeed, Transaction};
+use updates::{BootId, TransactionId, names};
 
 use self::decide::{Act, Case, Floating, Held, Next, Say, Stand, downloaded, installed_at, next, refused, stuck};
-use self::look::{Asked, Begun, Looks, Print, listing};
+use self::look::{Asked, Begun, Looks, Print, forget, listing};
 use self::order::{End, Looked, Order, Work, Yield, short, up};
 use self::report::{Listings, News, Seen, due, said};
 use self::runner::{Runner, storage_services};
@@ -327,7 +326,9 @@ impl Agent {
             let found = found.map(|patches| patches.into_iter().map(|patch| (patch, None)));
             listing(before.and_then(|b| b.patches.as_ref()), found, &mut seen, now)
         });
-        forget(&mut seen, packages.as_ref(), patches.as_ref());
+        if !self.looks.failed {
+            forget(&mut seen, now);
+        }
         self.found = Some(Listings { check, packages, patches });
         if seen == seen_before { Ok(()) } else { runner.shelf.note_first_seen(&seen) }
     }
@@ -404,13 +405,6 @@ impl Agent {
             }
         }
     }
-}
-
-/// What is not available any more was not seen.
-fn forget(seen: &mut BTreeMap<String, Timestamp>, packages: Option<&Listing<PackageName>>, patches: Option<&Listing<PatchName>>) {
-    let names = packages.into_iter().flat_map(|l| &l.available).map(|a| a.name.to_string());
-    let names: BTreeSet<_> = names.chain(patches.into_iter().flat_map(|l| &l.available).map(|a| a.name.to_string())).collect();
-    seen.retain(|name, _| names.contains(name));
 }
 
 /// The merge patch (RFC 7396) from the status that there is to this one: what is not there any more has to be named.

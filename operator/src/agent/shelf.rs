@@ -1,15 +1,15 @@
 //! What is kept on the host's disk.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use node::{Context as _, Error, Host, Kind, Result, read_optional, write_atomically};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use updates::{ServiceName, TransactionId};
 
+use super::look::Seen;
 use super::order::{Journal, Order, Seat};
 
 /// The services that ran when a transaction began.
@@ -175,11 +175,11 @@ impl Shelf {
         self.write("services.json", before)
     }
 
-    /// When each update was seen for the first time.
+    /// When each update was seen for the first time, and for the last.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub(super) fn first_seen(&self) -> Result<BTreeMap<String, Timestamp>> {
+    pub(super) fn first_seen(&self) -> Result<Seen> {
         Ok(self.read_or_put_aside("first-seen.json")?.unwrap_or_default())
     }
 
@@ -187,7 +187,7 @@ impl Shelf {
     ///
     /// # Errors
     /// When it is not on the disk then.
-    pub(super) fn note_first_seen(&self, seen: &BTreeMap<String, Timestamp>) -> Result<()> {
+    pub(super) fn note_first_seen(&self, seen: &Seen) -> Result<()> {
         self.write("first-seen.json", seen)
     }
 
@@ -225,6 +225,7 @@ fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use jiff::Timestamp;
     use updates::api::{Answer, Command, HostRules, Phase, RebootNeed};
 
     use super::super::order::{End, Items, Looked, Work, Yield};
