@@ -314,6 +314,26 @@ mod tests {
         ");
     }
 
+    /// Neither from a run of ours, but in the form of what its users report.
+    #[test]
+    fn the_table_of_yum() {
+        let printed = "Resolving Dependencies\n--> Running transaction check\n---> Package lab.x86_64 0:1-1 will be updated\n\
+            --> Finished Dependency Resolution\n\nDependencies Resolved\n\n================================\n \
+            Package        Arch       Version             Repository       Size\n================================\n\
+            Updating:\n lab            x86_64     2-1                 base             93 k\n\
+            Installing for dependencies:\n lab-new        noarch     1.5-11.el7          base            1.1 M\n     \
+            replacing  lab-old.noarch 1-1\n\
+            Updating for dependencies:\n lab-libs       x86_64     1:1.0.2k-12.el7     base            1.2 M\n\
+            Skipped (dependency problems):\n lab-lost       noarch     2-1                 base            6.2 k\n\n\
+            Transaction Summary\n================================\nUpgrade  1 Package (+1 Dependent package)\n\nExiting on user command\n";
+        insta::assert_snapshot!(dry(printed, &["lab-1-1.x86_64", "lab-libs-1:1.0.1e-60.el7_3.1.x86_64"]), @r"
+        + lab-new-1.5-11.el7.noarch
+        lab-1-1.x86_64 -> lab-2-1.x86_64
+        lab-libs-1:1.0.1e-60.el7_3.1.x86_64 -> lab-libs-1:1.0.2k-12.el7.x86_64
+        - lab-old-1-1.noarch
+        ");
+    }
+
     #[test]
     fn why_not() {
         let all = [
