@@ -8,7 +8,7 @@ use jiff::SignedDuration;
 use node::{Context as _, Kind, Result, Systemd, same_content};
 use updates::{BootId, ServiceName, TransactionId};
 
-use super::decide::{Held, Unit};
+use super::decide::{Held, Stand, Unit};
 use super::floating::Vrrp;
 use super::order::{Journal, Order, Seat};
 use super::services::Service;
@@ -110,8 +110,13 @@ impl Runner {
             };
             Ok(Kept { order, journal, unit, sign: self.shelf.sign(seat), damaged })
         };
-        let kept = [kept(Seat::Update, update)?, kept(Seat::Look, look)?];
-        Ok((kept, critical.iter().cloned().zip(active).map(|(name, active)| Service { name, active }).collect()))
+        let (mut update, look) = (kept(Seat::Update, update)?, kept(Seat::Look, look)?);
+        let died = matches!(update.held().stand(), Some((_, Stand::Died)));
+        if died && self.systemd.is_stopping().await? {
+            // the host goes down, and takes all with it: the next boot tells what became of it
+            update.unit = Unit::Runs;
+        }
+        Ok(([update, look], critical.iter().cloned().zip(active).map(|(name, active)| Service { name, active }).collect()))
     }
 
     /// Writes an order down, then starts what carries it out.
