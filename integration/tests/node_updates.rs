@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 const NAMESPACE: &str = "vz-maintenance-operator";
 
 /// Packages of version 1 that are installed, and of version 2 that are not, in a repository on the host. `clean` needs one that is
-/// new; `slow` says that it is at work until it may end.
+/// new, and starts a daemon that keeps what it prints to open; `slow` says that it is at work until it may end.
 const REPOSITORY: &str = r#"set -e
 mkdir -p /srv/repo /tmp/make
 cd /tmp/make
@@ -30,7 +30,7 @@ rm /srv/repo/*.deb
 new='Depends: brandnew
 '
 make brandnew 1 true ''
-make clean 2 'date >> /root/clean-installed' "$new"
+make clean 2 'date >> /root/clean-installed; sleep 86399 &' "$new"
 make failing 2 'exit 1' ''
 make hanging 2 'sleep infinity' ''
 make rebooting 2 'echo >> /root/rebooted; systemctl --no-block reboot; sleep infinity' ''
@@ -191,6 +191,7 @@ fn cleanly(node: &mut Node<'_>) -> Result<()> {
     let status = node.status()?;
     ensure!(status["history"].as_array().map(Vec::len) == Some(2) && !status["lastUpdate"].is_null(), "{status:#}");
     ensure!(node.host.read("/root/clean-installed")?.lines().count() == 1);
+    ensure!(node.host.exec(["pgrep", "-f", "^sleep 86399"])?.ok(), "what a package has started goes on");
     node.available(&["failing=2", "hanging=2", "rebooting=2", "slow=2"])
 }
 

@@ -32,6 +32,17 @@ impl Systemd {
         started.map(|_| ()).context(format!("cannot run {unit}"))
     }
 
+    /// Puts processes into a scope (systemd.scope(5)), which is gone when they have ended. They belong to no other unit any more.
+    /// Does not wait.
+    ///
+    /// # Errors
+    /// When systemd refuses, or there is such a unit.
+    pub async fn into_scope(&self, scope: &str, description: &str, processes: &[u32]) -> Result<()> {
+        let properties = [("Description", Variant::from(description)), ("PIDs", Variant::from(processes))];
+        let moved = self.manager().await?.start_transient_unit(scope, "fail", &properties, &[]).await;
+        moved.map(|_| ()).context(format!("cannot make {scope}"))
+    }
+
     /// Runs once what another unit runs, as a unit of its own: the same program, words and environment, and `more` words after
     /// them, without the variables in `unset`. Does not wait. It goes on when the caller ends, and stays as `active (exited)` when
     /// it has worked, until it is stopped; a boot forgets it.

@@ -125,7 +125,7 @@ pub(crate) async fn install(host: &OnHost, transaction: &Transaction) -> Result<
     done("install packages", &out)
 }
 
-pub(crate) async fn recover(host: &OnHost) -> Result<()> {
+pub(crate) async fn recover(host: &OnHost, interrupted: Option<&Transaction>) -> Result<()> {
     let audit = host.run(&["dpkg", "--audit"]).await?;
     // what a killed dpkg did not get to merge is no package's state; apt finds it
     let check = host.run(&apt(&["check"], [])).await?;
@@ -133,14 +133,28 @@ pub(crate) async fn recover(host: &OnHost) -> Result<()> {
         return Ok(());
     }
     let configured = host.run(&["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"]).await?;
+    let people = |why: &str| {
+        let what = format!("packages are not configured, and that cannot be mended: {why}");
+        Error::failed(what).hint("see dpkg --audit; dpkg --configure -a; apt-get -f install")
+    };
     // what is only half there is fetched again, and what it depends on, but nothing is removed
-    let fixed = host.run(&apt(&["--fix-broken", "install"], [])).await?;
+    let simulated = host.run(&apt(&["-s", "--fix-broken", "install"], [])).await?;
+    let more = if simulated.success() { undecided(&installations(&simulated.stdout)?, interrupted) } else { Vec::new() };
+    if !more.is_empty() {
+        return Err(people(&format!("apt-get -f install would also install {}", more.join(", "))));
+    }
+    let fixed = if simulated.success() { host.run(&apt(&["--fix-broken", "install"], [])).await? } else { simulated };
     if fixed.success() {
         return Ok(());
     }
     let out = if configured.success() { &fixed } else { &configured };
-    Err(Error::failed(format!("packages are not configured, and that cannot be mended: {}", out.tail(6)))
-        .hint("see dpkg --audit; dpkg --configure -a; apt-get -f install"))
+    Err(people(&out.tail(6)))
+}
+
+/// What nobody has decided to install, or what is banned by now.
+fn undecided(changes: &[Change], interrupted: Option<&Transaction>) -> Vec<String> {
+    let decided: BTreeSet<_> = interrupted.into_iter().flat_map(Transaction::packages).collect();
+    changes.iter().map(|change| &change.to).filter(|package| !decided.contains(package)).map(ToString::to_string).collect()
 }
 
 pub(crate) async fn installed(host: &OnHost) -> Result<BTreeSet<PackageName>> {
@@ -192,6 +206,16 @@ mod tests {
         zlib1g=1:1.2.13.dfsg-1 -> zlib1g=1:1.2.13.dfsg-1
         ");
         assert!(installations("Inst bash").is_err());
+    }
+
+    #[test]
+    fn what_was_interrupted_is_mended_and_nothing_else_is_installed() {
+        let changes = installations(include_str!("../fixtures/apt-install.txt")).unwrap();
+        let interrupted = Transaction { changes: changes.iter().cloned().collect(), ..Transaction::default() };
+        assert!(undecided(&changes, Some(&interrupted)).is_empty() && undecided(&[], None).is_empty());
+        let other = Transaction { changes: changes.iter().skip(1).cloned().collect(), ..Transaction::default() };
+        assert_eq!(undecided(&changes, Some(&other)), [changes[0].to.to_string()]);
+        assert_eq!(undecided(&changes, None).len(), changes.len());
     }
 
     #[test]

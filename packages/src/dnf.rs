@@ -40,7 +40,10 @@ pub(crate) async fn available(manager: Manager, host: &OnHost) -> Result<Vec<Upg
     let (refresh, query) = if manager == Manager::Yum {
         (vec![program, "-q", "clean", "expire-cache"], vec!["repoquery", "-q", "--all", "--pkgnarrow=updates", "--qf", &form])
     } else {
-        (vec![program, "-q", "-y", "makecache", "--refresh"], vec![program, "-q", "-C", "repoquery", "--upgrades", "--qf", &form])
+        (
+            vec![program, "-q", "-y", "makecache", "--refresh"],
+            vec![program, "-q", "-C", "repoquery", "--upgrades", "--latest-limit=1", "--qf", &form],
+        )
     };
     done("ask the repositories", &host.run(&refresh).await?)?;
     let out = host.run(&query).await?;
@@ -111,7 +114,7 @@ fn table(printed: &str) -> Option<&str> {
 /// in the next line.
 fn transaction(table: &str, there: &BTreeSet<PackageName>, wanted: &BTreeSet<PackageName>) -> Result<Transaction> {
     let mut all = Transaction { wanted: wanted.clone(), ..Transaction::default() };
-    let mut section = "";
+    let mut section = None;
     let mut row: Vec<&str> = Vec::new();
     for line in table.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -119,8 +122,12 @@ fn transaction(table: &str, there: &BTreeSet<PackageName>, wanted: &BTreeSet<Pac
         if words.is_empty() || line.starts_with(['=', '-']) {
             continue;
         }
-        if heading {
-            section = line.trim_end();
+        if line.starts_with('(') {
+            // advice below a heading, which ends with a colon as well
+        } else if heading {
+            section = Some(Section::below(line).ok_or_else(|| strange("what would be installed", line))?);
+        } else if section == Some(Section::Others) {
+            // neither rows of packages, nor changes
         } else if words.first() == Some(&"replacing") {
             replaced(&words, &mut all).ok_or_else(|| strange("what would be replaced", line))?;
         } else {
@@ -134,19 +141,45 @@ fn transaction(table: &str, there: &BTreeSet<PackageName>, wanted: &BTreeSet<Pac
     if row.is_empty() { Ok(all) } else { Err(strange("what would be installed", &row.join(" "))) }
 }
 
-fn changed(section: &str, row: &[&str], there: &BTreeSet<PackageName>, all: &mut Transaction) -> Option<()> {
-    let package = named(row[0], row[2], row[1]);
-    if section.starts_with("Skipp") {
-        return Some(());
+/// What the rows below a heading are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Section {
+    /// Packages that stay beside what there is.
+    New,
+    /// Packages that take the place of others.
+    Newer,
+    /// Packages that go.
+    Gone,
+    /// Packages that are left alone; modules, their streams and profiles, and groups, of one or two words.
+    Others,
+}
+
+impl Section {
+    /// None: a heading that is not known.
+    fn below(heading: &str) -> Option<Self> {
+        let heading = heading.trim_end().trim_end_matches(':').to_lowercase();
+        let begins = |word| heading.starts_with(word);
+        let others = ["modules", "module streams", "module profiles", "groups"];
+        if begins("skipp") || begins("changing reason") || others.iter().any(|end| heading.ends_with(end)) {
+            Some(Self::Others)
+        } else if begins("remov") {
+            Some(Self::Gone)
+        } else if begins("install") {
+            Some(Self::New)
+        } else {
+            ["upgrad", "updat", "reinstall", "downgrad"].into_iter().any(begins).then_some(Self::Newer)
+        }
     }
-    let package = package?;
-    if section.starts_with("Remov") {
-        all.removed.insert(package);
-        return Some(());
+}
+
+fn changed(section: Option<Section>, row: &[&str], there: &BTreeSet<PackageName>, all: &mut Transaction) -> Option<()> {
+    let package = named(row[0], row[2], row[1])?;
+    match section? {
+        Section::Others => {}
+        Section::Gone => drop(all.removed.insert(package)),
+        Section::New => drop(all.changes.insert(Change { from: None, to: package })),
+        Section::Newer => drop(all.changes.insert(Change { from: before(there, &package), to: package })),
     }
-    // what is only installed stays beside what there is
-    let from = if section.starts_with("Install") { None } else { before(there, &package) };
-    all.changes.insert(Change { from, to: package });
     Some(())
 }
 
@@ -238,6 +271,8 @@ mod tests {
         lab-needy-1-1.noarch -> lab-needy-2-1.noarch
         ");
         assert_eq!(dry(include_str!("../fixtures/dnf4-impossible.txt"), &there), "", "what is skipped is not part of it");
+        let conflicts = dry(include_str!("../fixtures/dnf4-conflicts.txt"), &there);
+        assert_eq!(conflicts, "lab-good-1-1.noarch -> lab-good-2-1.noarch", "nor what is in conflict with others");
         // put together by hand: long names, a kernel whose oldest goes, and a package that is replaced by one of another name
         insta::assert_snapshot!(dry(include_str!("../fixtures/dnf4-wide.txt"), &["lab-with-a-very-long-name-that-does-not-fit-1-1.noarch"]), @r"
         + kernel-6.1-3.x86_64
@@ -246,6 +281,17 @@ mod tests {
         - kernel-6.1-1.x86_64
         - lab-old-1-1.noarch
         ");
+    }
+
+    /// In the form of `list_transaction` in dnf 4.14's `cli/output.py`.
+    #[test]
+    fn rows_of_packages_that_stay_and_of_no_packages_are_no_changes() {
+        insta::assert_snapshot!(dry(include_str!("../fixtures/dnf4-modules.txt"), &["httpd-1-1.x86_64", "ruby-libs-1-1.x86_64"]), @r"
+        + mod_http2-1.11.3-3.x86_64
+        httpd-1-1.x86_64 -> httpd-2-1.x86_64
+        - old-tool-1-1.noarch
+        ");
+        assert!(transaction("Exchanging:\n a noarch 1-1 lab 1 k\n", &names(&[]), &names(&[])).is_err(), "a heading that is not known");
     }
 
     /// Not from a run of ours, but in the form of reports to its developers.
@@ -265,6 +311,26 @@ mod tests {
         efi-filesystem-5-12.fc41.noarch -> efi-filesystem-5-13.fc41.noarch
         qemu-img-2:9.1.1-2.fc41.x86_64 -> qemu-img-2:9.1.2-1.fc41.x86_64
         - noopenh264-2.6.0-1.fc43.x86_64
+        ");
+    }
+
+    /// Neither from a run of ours, but in the form of what its users report.
+    #[test]
+    fn the_table_of_yum() {
+        let printed = "Resolving Dependencies\n--> Running transaction check\n---> Package lab.x86_64 0:1-1 will be updated\n\
+            --> Finished Dependency Resolution\n\nDependencies Resolved\n\n================================\n \
+            Package        Arch       Version             Repository       Size\n================================\n\
+            Updating:\n lab            x86_64     2-1                 base             93 k\n\
+            Installing for dependencies:\n lab-new        noarch     1.5-11.el7          base            1.1 M\n     \
+            replacing  lab-old.noarch 1-1\n\
+            Updating for dependencies:\n lab-libs       x86_64     1:1.0.2k-12.el7     base            1.2 M\n\
+            Skipped (dependency problems):\n lab-lost       noarch     2-1                 base            6.2 k\n\n\
+            Transaction Summary\n================================\nUpgrade  1 Package (+1 Dependent package)\n\nExiting on user command\n";
+        insta::assert_snapshot!(dry(printed, &["lab-1-1.x86_64", "lab-libs-1:1.0.1e-60.el7_3.1.x86_64"]), @r"
+        + lab-new-1.5-11.el7.noarch
+        lab-1-1.x86_64 -> lab-2-1.x86_64
+        lab-libs-1:1.0.1e-60.el7_3.1.x86_64 -> lab-libs-1:1.0.2k-12.el7.x86_64
+        - lab-old-1-1.noarch
         ");
     }
 

@@ -51,6 +51,15 @@ impl Manager {
         Ok(upgrades)
     }
 
+    /// What there is besides `wanted`, as the repositories were asked last, where all that is available belongs together, as with
+    /// Arch: without it the upgrade would be a partial one. Empty with any other.
+    ///
+    /// # Errors
+    /// When the package manager fails.
+    pub async fn left_behind(self, host: &OnHost, wanted: &BTreeSet<PackageName>) -> Result<Vec<String>> {
+        if self == Self::Pacman { pacman::left_behind(host, wanted).await } else { Ok(Vec::new()) }
+    }
+
     /// The exact transaction for as much of `wanted` as can be installed without anything that `bans` include. Changes nothing, and
     /// asks no repository.
     ///
@@ -87,13 +96,14 @@ impl Manager {
     /// Installs exactly this transaction, from what was downloaded.
     ///
     /// # Errors
-    /// Kind Refused, with nothing changed, when the package manager would do anything else by now; Failed when it fails, when a
-    /// script of a package does, or when not all of it is installed then.
+    /// Kind Refused, with nothing changed, when the package manager would do anything else by now, or does not say; Failed when it
+    /// fails, when a script of a package does, or when not all of it is installed then.
     pub async fn install(self, host: &OnHost, transaction: &Transaction) -> Result<()> {
         if transaction.is_empty() {
             return Ok(());
         }
-        match self.dry_run(host, &transaction.wanted).await? {
+        let unclear = |e| Error::refused("it is not known what would be installed").because(e);
+        match self.dry_run(host, &transaction.wanted).await.map_err(unclear)? {
             Ok(now) if now == *transaction => {}
             Ok(now) => return Err(Error::refused(difference(transaction, &now)).hint("it has to be decided anew")),
             Err(why) => return Err(Error::refused(format!("the transaction is not possible any more: {why}"))),
@@ -120,7 +130,7 @@ impl Manager {
     /// What cannot be mended.
     pub async fn recover(self, host: &OnHost, interrupted: Option<&Transaction>) -> Result<()> {
         match self {
-            Self::Apt => apt::recover(host).await,
+            Self::Apt => apt::recover(host, interrupted).await,
             Self::Dnf4 | Self::Dnf5 | Self::Yum => dnf::recover(self, host, interrupted).await,
             Self::Zypper => zypper::recover(host, interrupted).await,
             Self::Pacman => pacman::recover(host, interrupted).await,

@@ -1,5 +1,7 @@
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::Stdio;
+use std::time::Duration;
 
 use node::{Context as _, Output, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -32,6 +34,9 @@ const ENVIRONMENT: [&str; 10] = [
     "ZYPP_LOCK_TIMEOUT=120",
 ];
 
+/// What a command has printed is there soon after its end; a daemon that it started may keep the pipe open for ever.
+const REST: Duration = Duration::from_secs(3);
+
 impl OnHost {
     /// This very host.
     pub fn here() -> Self {
@@ -58,6 +63,7 @@ impl OnHost {
     }
 
     /// Runs a command to its end, without standard input, in a process group of its own, which is killed when the future is dropped.
+    /// What it has started and left behind goes on.
     pub(crate) async fn run<S: AsRef<str>>(&self, argv: &[S]) -> Result<Output> {
         let words = self.prefix.iter().map(String::as_str).chain(["/usr/bin/env"]).chain(ENVIRONMENT);
         let mut words = words.chain(argv.iter().map(AsRef::as_ref));
@@ -73,27 +79,34 @@ impl OnHost {
             .context(format!("cannot run {name}"))?;
         let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
         self.progress.starts(group.0);
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let (stdout, stderr, status) = tokio::join!(self.read(stdout), self.read(stderr), child.wait());
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        let (read, status) = {
+            let mut reading = pin!(async { tokio::try_join!(self.read(out, &mut stdout), self.read(err, &mut stderr)) });
+            tokio::select! {
+                read = &mut reading => (Some(read), child.wait().await),
+                status = child.wait() => (tokio::time::timeout(REST, reading).await.ok(), status),
+            }
+        };
         let reading = || format!("cannot read what {name} says");
-        let output =
-            Output { code: status.context(reading())?.code(), stdout: stdout.context(reading())?, stderr: stderr.context(reading())? };
+        read.transpose().context(reading())?;
+        let code = status.context(reading())?.code();
         // its children may go on, as daemons that it has started do
         group.disarm();
         self.progress.ends();
-        tracing::debug!(command = name, code = output.code, "ran");
-        Ok(output)
+        tracing::debug!(command = name, code, "ran");
+        Ok(Output { code, stdout, stderr })
     }
 
-    async fn read(&self, from: Option<impl AsyncRead + Unpin>) -> std::io::Result<String> {
-        let Some(from) = from else { return Ok(String::new()) };
-        let (mut from, mut all, mut line) = (BufReader::new(from), String::new(), Vec::new());
+    async fn read(&self, from: Option<impl AsyncRead + Unpin>, all: &mut String) -> std::io::Result<()> {
+        let Some(from) = from else { return Ok(()) };
+        let (mut from, mut line) = (BufReader::new(from), Vec::new());
         while from.read_until(b'\n', &mut line).await? != 0 {
             all.push_str(&String::from_utf8_lossy(&line));
             line.clear();
             self.progress.line();
         }
-        Ok(all)
+        Ok(())
     }
 }
 
@@ -117,9 +130,14 @@ impl Drop for Group {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::*;
+
+    fn alive(pid: i32) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+        stat.is_ok_and(|s| !s.contains(") Z"))
+    }
 
     #[tokio::test]
     async fn a_prefix_runs_it_and_the_environment_is_ours() {
@@ -127,6 +145,18 @@ mod tests {
         let out = host.run(&["sh", "-c", "echo $LC_ALL $DEBIAN_FRONTEND; echo bad >&2; exit 3"]).await.unwrap();
         assert_eq!((out.code, out.stdout.as_str(), out.stderr.as_str()), (Some(3), "C noninteractive\n", "bad\n"));
         assert_eq!(host.file("/run/reboot-required"), Path::new("/proc/1/root/run/reboot-required"));
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_is_left_behind_is_not_waited_for_and_stays() {
+        let began = Instant::now();
+        let out = OnHost::here().run(&["sh", "-c", "echo one; echo two >&2; sleep 40 & echo $!"]).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+        let (one, daemon) = out.stdout.trim().split_once('\n').unwrap();
+        assert_eq!((out.code, one, out.stderr.as_str()), (Some(0), "one", "two\n"));
+        let daemon = daemon.parse().unwrap();
+        assert!(alive(daemon));
+        rustix::process::kill_process(Pid::from_raw(daemon).unwrap(), Signal::KILL).unwrap();
     }
 
     #[tokio::test]
@@ -154,14 +184,10 @@ mod tests {
             before = mark;
         }
         let grandchild: i32 = std::fs::read_to_string(folder.path().join("pids")).unwrap().trim().parse().unwrap();
-        let alive = || {
-            let stat = std::fs::read_to_string(format!("/proc/{grandchild}/stat"));
-            stat.is_ok_and(|s| !s.contains(") Z"))
-        };
-        assert!(alive());
+        assert!(alive(grandchild));
         drop(running);
         let began = Instant::now();
-        while alive() {
+        while alive(grandchild) {
             assert!(began.elapsed() < Duration::from_secs(20), "it still runs");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

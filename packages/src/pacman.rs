@@ -43,12 +43,8 @@ pub(crate) async fn available(host: &OnHost) -> Result<Vec<Upgrade>> {
     }
     unlock(host, &format!("{APART}/db.lck"))?;
     done("ask the repositories", &host.run(&apart(&["-Sy"], [])).await?)?;
-    let out = host.run(&apart(&["-Qu"], [])).await?;
-    // 1 without a word: there are none
-    if out.code != Some(1) || !out.stdout.trim().is_empty() {
-        done("list upgrades", &out)?;
-    }
-    let newer: Vec<(&str, &str, &str)> = out.stdout.lines().filter_map(newer).collect();
+    let upgrades = upgrades(host).await?;
+    let newer: Vec<(&str, &str, &str)> = upgrades.lines().filter_map(newer).collect();
     if newer.is_empty() {
         return Ok(Vec::new());
     }
@@ -73,6 +69,28 @@ pub(crate) async fn available(host: &OnHost) -> Result<Vec<Upgrade>> {
         found
     });
     Ok(named.collect())
+}
+
+async fn upgrades(host: &OnHost) -> Result<String> {
+    let out = host.run(&apart(&["-Qu"], [])).await?;
+    // 1 without a word: there are none
+    if out.code != Some(1) || !out.stdout.trim().is_empty() {
+        done("list upgrades", &out)?;
+    }
+    Ok(out.stdout)
+}
+
+pub(crate) async fn left_behind(host: &OnHost, wanted: &BTreeSet<PackageName>) -> Result<Vec<String>> {
+    Ok(others(&upgrades(host).await?, wanted))
+}
+
+/// The upgrades that are not wanted.
+fn others(upgrades: &str, wanted: &BTreeSet<PackageName>) -> Vec<String> {
+    let builds: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+    // a version has no dot at its end: what follows is the architecture
+    let is_wanted = |build: &str| builds.iter().any(|b| b.rsplit_once('.').is_some_and(|(b, _arch)| b == build));
+    let all = upgrades.lines().filter_map(newer).map(|(name, _, version)| format!("{name}-{version}"));
+    all.filter(|build| !is_wanted(build)).collect()
 }
 
 /// `bash 5.1-1 -> 5.2-1`; `[ignored]` at its end: the host's configuration holds it back.
@@ -247,6 +265,15 @@ mod tests {
         lab-stuck 1-1 lab-stuck-2-1.any 2026-11-21T15:25:24Z 1368
         ");
         assert_eq!(newer("linux 6.6.1-1 -> 6.6.2-1 [ignored]"), None);
+    }
+
+    #[test]
+    fn what_a_partial_upgrade_would_leave_behind() {
+        let wanted = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
+        let upgrades = "bash 5.1-1 -> 5.2.1-1\nlinux 6.6.1-1 -> 6.6.2-1 [ignored]\nvim 9-1 -> 1:9.1-1\n";
+        assert_eq!(others(upgrades, &wanted(&["bash-5.2.1-1.x86_64"])), ["vim-1:9.1-1"]);
+        assert_eq!(others(upgrades, &wanted(&["bash-5.2-1.x86_64", "vim-1:9.1-1.any"])), ["bash-5.2.1-1"], "another build");
+        assert!(others(upgrades, &wanted(&["bash-5.2.1-1.x86_64", "new-1-1.any", "vim-1:9.1-1.x86_64"])).is_empty());
     }
 
     #[test]

@@ -51,7 +51,10 @@ pub async fn disable(host: &Host, named: Option<&str>) -> Result<Disabled> {
                 n => done.gone.push(format!("{n} × {}", gvk.kind)),
             }
         }
-        take(&objects, manifest.things_backwards().collect(), &mut done).await?;
+        // an agent that ends asks whether all do, and has to be allowed to
+        let (at_work, others) = manifest.things_backwards().partition(|o| matches!(o.gvk.group.as_str(), "apps" | "batch"));
+        take(&objects, at_work, &mut done).await?;
+        take(&objects, others, &mut done).await?;
         let old = objects.other_jobs(names::NAMESPACE, None).await?;
         take(&objects, old.iter().collect(), &mut done).await?;
         take(&objects, manifest.definitions().collect(), &mut done).await?;

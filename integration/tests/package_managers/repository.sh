@@ -15,6 +15,7 @@ hang='[ ! -e /srv/hang ] || sleep infinity; touch /srv/done'
 # name|version|needs|what its script does after the installation
 packages='lab-shell|1||
 lab-good|1||
+lab-good|1.5||
 lab-good|2|lab-extra|
 lab-extra|2||
 lab-base|1||

@@ -2,6 +2,7 @@
 //! killed when.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use updates::api::{HostRules, Outcome, Part, Phase, Transaction};
@@ -11,6 +12,12 @@ use super::order::{End, Items, Journal, Order, Seat, Work, Yield};
 
 /// A reboot that did not come is asked for again after this time; systemd gives services 90 s to stop.
 const REBOOT_AGAIN: SignedDuration = SignedDuration::from_secs(150);
+/// After this time, a reboot that was asked for does not come any more. A user's command may have put it off, as `shutdown -r +30`
+/// does.
+const REBOOT_COMES: SignedDuration = SignedDuration::from_hours(1);
+/// Where the host cannot be asked, or told, anything for so long in a phase, the phase has failed. Its bus may be away while it is
+/// updated, or while the host goes down.
+const STUCK: Duration = Duration::from_secs(180);
 /// A gate that is closed is tried again after this time.
 const GATE_AGAIN: SignedDuration = SignedDuration::from_secs(15);
 
@@ -31,8 +38,10 @@ pub(super) struct Held<'a> {
     pub order: Option<&'a Order>,
     pub journal: Option<&'a Journal>,
     pub unit: Unit,
-    /// The last sign of progress.
-    pub sign: Option<Timestamp>,
+    /// How long the host had been up at the last sign of progress.
+    pub sign: Option<SignedDuration>,
+    /// There was an order, but what is written down about it cannot be understood: of another version, or of a bad disk.
+    pub damaged: bool,
 }
 
 /// Where an order stands.
@@ -65,13 +74,13 @@ impl<'a> Held<'a> {
         self.unit == Unit::Runs
     }
 
-    /// The last sign of progress of an order that runs.
-    fn alive(&self, order: &Order) -> Timestamp {
-        self.sign.map_or(order.at, |sign| sign.max(order.at))
+    /// For how long an order that runs has given no sign of progress.
+    fn silence(&self, order: &Order, up: SignedDuration) -> SignedDuration {
+        up.saturating_sub(self.sign.map_or(order.up, |sign| sign.max(order.up)))
     }
 
-    fn hangs(&self, order: &Order, now: Timestamp) -> bool {
-        order.patience.is_some_and(|patience| now.duration_since(self.alive(order)) > patience)
+    fn hangs(&self, order: &Order, up: SignedDuration) -> bool {
+        order.patience.is_some_and(|patience| self.silence(order, up) > patience)
     }
 }
 
@@ -92,6 +101,8 @@ pub(super) enum Floating {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Case<'a> {
     pub now: Timestamp,
+    /// How long the host has been up.
+    pub up: SignedDuration,
     pub boot: &'a BootId,
     pub transaction: Option<&'a Transaction>,
     pub rules: &'a HostRules,
@@ -122,6 +133,17 @@ pub(super) enum Act {
 }
 
 impl Act {
+    /// In words. A user's commands may have secrets in them.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::NoteServices => "note services",
+            Self::Give { work, .. } => work.word(),
+            Self::Stop(_) => "stop",
+            Self::LetGo => "let go of the floating address",
+            Self::TakeBack => "take part in the floating address",
+        }
+    }
+
     /// Whether it may only be done after the API was asked whether it is still wanted.
     pub(super) fn disturbs(&self) -> bool {
         matches!(self, Self::Give { work: Work::Install { .. } | Work::Reboot { .. }, .. } | Self::LetGo)
@@ -169,6 +191,12 @@ pub(super) fn next(case: &Case<'_>) -> Next {
     }
 }
 
+/// What to say where something cannot be found out or done, for so long by now.
+pub(super) fn stuck(why: &str, elapsed: Duration, now: Timestamp) -> Say {
+    let outcome = if elapsed < STUCK { Outcome::Running } else { Outcome::Failed };
+    Say { outcome, message: Some(why.to_owned()), part: None, at: now }
+}
+
 fn act(act: Option<Act>) -> Next {
     Next { act, say: None }
 }
@@ -176,7 +204,7 @@ fn act(act: Option<Act>) -> Next {
 /// What goes on though nobody asks for it any more: an installation is never broken off, unless it hangs.
 fn ended(case: &Case<'_>) -> Option<Act> {
     let (order, stand) = case.update.stand()?;
-    let over = matches!(order.work, Work::Download { .. }) || case.update.hangs(order, case.now);
+    let over = matches!(order.work, Work::Download { .. }) || case.update.hangs(order, case.up);
     (stand == Stand::Runs && over).then_some(Act::Stop(Seat::Update))
 }
 
@@ -199,6 +227,10 @@ impl<'a> With<'a> {
         told(outcome, message, None, self.case.now)
     }
 
+    fn ago(&self, time: SignedDuration) -> Timestamp {
+        self.case.now.checked_sub(time).unwrap_or(self.case.now)
+    }
+
     fn runs(&self, message: impl Into<String>) -> Next {
         self.say(Outcome::Running, Some(message.into()))
     }
@@ -218,10 +250,13 @@ impl<'a> With<'a> {
         if self.case.look.runs() {
             return Some(self.runs("waits until it has looked for updates"));
         }
+        if self.case.update.damaged && self.case.update.runs() {
+            return Some(self.runs("waits until an update before this one has ended"));
+        }
         let (order, _) = self.case.update.stand().filter(|(_, stand)| *stand == Stand::Runs)?;
         Some(match order.work {
             Work::Download { .. } => self.does("ends a download", Act::Stop(Seat::Update)),
-            _ if self.case.update.hangs(order, self.case.now) => self.does("ends what hangs", Act::Stop(Seat::Update)),
+            _ if self.case.update.hangs(order, self.case.up) => self.does("ends what hangs", Act::Stop(Seat::Update)),
             _ => self.runs("waits until an update before this one has ended"),
         })
     }
@@ -240,7 +275,7 @@ impl<'a> With<'a> {
             Some((Order { work: Work::Download { .. }, .. }, stand)) => match stand {
                 Stand::Runs => self.runs(message),
                 Stand::Ended(End::Done(_)) => self.say(Outcome::Done, None),
-                Stand::Ended(End::Failed(why)) => self.say(Outcome::Failed, Some(why.clone())),
+                Stand::Ended(End::Failed(why) | End::Refused(why)) => self.say(Outcome::Failed, Some(why.clone())),
                 Stand::Died => self.say(Outcome::Failed, Some("the download ended in the middle".into())),
                 Stand::NotBegun if self.case.update.unit == Unit::Failed => self.not_started(None),
                 Stand::NotBegun => self.download(message),
@@ -286,18 +321,34 @@ impl<'a> With<'a> {
     }
 
     fn installing(&self) -> Next {
-        let Some((order, stand)) = self.ours() else { return self.install_after(None) };
+        if self.case.update.damaged {
+            let alive = self.ago(self.case.update.sign.map_or(SignedDuration::ZERO, |sign| self.case.up.saturating_sub(sign)));
+            let why = "what the host was told to do cannot be understood any more, and so it is not known how it ended";
+            let outcome = if self.case.update.runs() { Outcome::Running } else { Outcome::Failed };
+            return told(outcome, Some(why.into()), None, alive);
+        }
+        let Some((order, stand)) = self.ours() else {
+            // what was downloaded for it would have left its order: this host is another one, of the same name
+            let ours = self.transaction.boot_id.as_ref().is_none_or(|boot| boot == self.case.boot);
+            let why = "the host has been rebooted, and knows nothing of this update";
+            return if ours { self.install_after(None) } else { self.say(Outcome::Failed, Some(why.into())) };
+        };
         match &order.work {
             Work::Install { items, .. } => {
                 let part = Some(items.part());
-                let alive = self.case.update.alive(order);
                 match stand {
                     Stand::Runs => {
-                        let hangs = self.case.update.hangs(order, self.case.now);
+                        let hangs = self.case.update.hangs(order, self.case.up);
+                        let alive = self.ago(self.case.update.silence(order, self.case.up));
                         let next = told(Outcome::Running, Some(format!("installs {}", items.part())), part, alive);
                         Next { act: hangs.then_some(Act::Stop(Seat::Update)), ..next }
                     }
                     Stand::Ended(End::Done(_)) => self.install_after(part),
+                    // as if it had been left out from the beginning
+                    Stand::Ended(End::Refused(why)) => {
+                        let next = self.install_after(part);
+                        Next { say: next.say.map(|say| Say { message: say.message.or_else(|| Some(why.clone())), ..say }), ..next }
+                    }
                     Stand::Ended(End::Failed(why)) => told(Outcome::Failed, Some(why.clone()), part, self.case.now),
                     Stand::Died => told(Outcome::Crashed, Some(self.death(order)), part, self.case.now),
                     Stand::NotBegun if self.case.update.unit == Unit::Failed => self.not_started(part),
@@ -328,21 +379,44 @@ impl<'a> With<'a> {
         if before.is_some_and(|before| before != self.case.boot) {
             return self.say(Outcome::Done, None);
         }
-        match ours {
-            Some((order, stand)) if matches!(order.work, Work::Reboot { .. }) && order.boot == *self.case.boot => {
-                let waits = stand == Stand::Runs || self.case.now.duration_since(order.at) < REBOOT_AGAIN;
-                if waits { self.runs(asks) } else { reboot() }
-            }
-            _ => reboot(),
+        let Some((Order { work: Work::Reboot { command }, up, .. }, stand)) = ours.filter(|(order, _)| order.boot == *self.case.boot)
+        else {
+            return reboot();
+        };
+        let (again, message) = match stand {
+            Stand::Runs => (false, asks.to_owned()),
+            // it may have put the reboot off: once more would put it off again
+            Stand::Ended(End::Done(_)) if command.is_some() => (false, "waits for the reboot that was asked for".to_owned()),
+            Stand::Ended(End::Failed(why)) => (true, format!("{asks}: {why}")),
+            _ => (true, asks.to_owned()),
+        };
+        if again && self.case.up.saturating_sub(*up) >= REBOOT_AGAIN { reboot() } else { self.runs(message) }
+    }
+
+    /// Whether a reboot may still come, and why not where the host could not be asked for one.
+    fn reboot_comes(&self, order: &Order, stand: Stand<'_>) -> Result<bool, String> {
+        if !matches!(order.work, Work::Reboot { .. }) || order.boot != *self.case.boot {
+            return Ok(false);
+        }
+        match stand {
+            Stand::Runs => Ok(true),
+            Stand::NotBegun => Ok(false),
+            Stand::Ended(End::Failed(why)) => Err(format!("the host did not reboot: {why}")),
+            Stand::Ended(_) | Stand::Died => Ok(self.case.up.saturating_sub(order.up) < REBOOT_COMES),
         }
     }
 
     fn verifying(&self) -> Next {
         let mut unmended = None;
         if let Some((order, stand)) = self.ours() {
+            match self.reboot_comes(order, stand) {
+                Ok(true) => return self.runs("a reboot was asked for, and may still come"),
+                Ok(false) => {}
+                Err(why) => unmended = Some(why),
+            }
             match (&order.work, stand) {
                 (Work::Download { .. }, Stand::Runs) => return self.does("ends a download", Act::Stop(Seat::Update)),
-                (_, Stand::Runs) if self.case.update.hangs(order, self.case.now) => {
+                (_, Stand::Runs) if self.case.update.hangs(order, self.case.up) => {
                     return self.does("ends what hangs", Act::Stop(Seat::Update));
                 }
                 (Work::Install { .. }, Stand::Runs) => return self.runs("still installs"),
@@ -363,8 +437,8 @@ impl<'a> With<'a> {
         let asked = self.case.look.stand().filter(|(order, _)| {
             matches!(order.work, Work::Gate { .. })
                 && order.transaction.as_ref() == Some(&self.transaction.id)
+                && order.phase == Some(self.transaction.phase)
                 && order.boot == *self.case.boot
-                && order.at >= self.transaction.since.0
         });
         match asked {
             Some((_, Stand::Ended(End::Done(_)))) => self.say(Outcome::Done, unmended),
@@ -378,7 +452,7 @@ impl<'a> With<'a> {
     }
 
     fn gate_is_old(&self) -> bool {
-        self.case.look.order.is_none_or(|order| self.case.now.duration_since(order.at) >= GATE_AGAIN)
+        self.case.look.order.is_none_or(|order| self.case.up.saturating_sub(order.up) >= GATE_AGAIN)
     }
 
     fn recover(&self, patience: Option<SignedDuration>) -> Next {
@@ -391,6 +465,14 @@ impl<'a> With<'a> {
 pub(super) fn installed_at(update: &Held<'_>) -> Option<Timestamp> {
     let (order, _) = update.stand().filter(|(order, stand)| matches!(order.work, Work::Install { .. }) && *stand != Stand::Runs)?;
     Some(order.at)
+}
+
+/// Whether the packages of this transaction were not installed, and nothing was changed, since they were refused.
+pub(super) fn refused(transaction: &Transaction, update: &Held<'_>) -> bool {
+    let order = update
+        .stand()
+        .filter(|(order, stand)| order.transaction.as_ref() == Some(&transaction.id) && matches!(stand, Stand::Ended(End::Refused(_))));
+    order.is_some_and(|(order, _)| matches!(order.work, Work::Install { items: Items::Packages(_), .. }))
 }
 
 /// What the last download of this transaction found.

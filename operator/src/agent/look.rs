@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde::{Deserialize, Serialize};
 use updates::HostPath;
 use updates::api::{Available, HostRules, Listing, Phase};
 
@@ -32,6 +33,24 @@ const DATABASES: [&str; 9] = [
 ];
 /// Files that say that a reboot is needed.
 const SENTINELS: [&str; 2] = ["run/reboot-required", "run/reboot-needed"];
+
+/// What was not listed for so long was never seen. A mirror that lacks a build for a while does not make it younger.
+const KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// When an update was listed for the first time, and for the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Times {
+    first: Timestamp,
+    last: Timestamp,
+}
+
+/// The times of all updates, by name.
+pub(super) type Seen = BTreeMap<String, Times>;
+
+/// After a look that found out all that it was to.
+pub(super) fn forget(seen: &mut Seen, now: Timestamp) {
+    seen.retain(|_, times| now.duration_since(times.last) < KEPT);
+}
 
 /// What of the host changes when a look would find something else.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -68,8 +87,8 @@ pub(super) struct Begun {
 pub(super) struct Looks {
     /// The last one.
     pub last: Option<Begun>,
-    /// When the last one that asked for updates began.
-    pub listed: Option<Timestamp>,
+    /// When the last one that asked for updates began, and when the agent had last installed something, by then.
+    pub listed: Option<(Timestamp, Option<Timestamp>)>,
     /// Whether that failed.
     pub failed: bool,
 }
@@ -92,9 +111,10 @@ pub(super) fn due(looks: &Looks, asked: Asked<'_>) -> Option<bool> {
     if !matches!(phase, None | Some(Phase::Verifying | Phase::Broken | Phase::Releasing)) {
         return None;
     }
-    let (Some(last), Some(listed)) = (&looks.last, looks.listed) else { return Some(true) };
+    let (Some(last), Some((listed, before))) = (&looks.last, looks.listed) else { return Some(true) };
     let since = |at: Timestamp| now.duration_since(at).abs();
-    let by_us = installed.is_some_and(|at| at > listed);
+    // not by which is later: the clock may have been set back
+    let by_us = installed.is_some() && installed != before;
     let changed = by_us || (last.print.packages != print.packages && since(last.at) >= CALM);
     if last.check != check || changed || since(listed) >= DAILY || (looks.failed && since(listed) >= HOURLY) {
         return Some(true);
@@ -107,7 +127,7 @@ pub(super) fn due(looks: &Looks, asked: Asked<'_>) -> Option<bool> {
 pub(super) fn listing<T: Clone + Ord + std::fmt::Display>(
     before: Option<&Listing<T>>,
     found: Result<impl IntoIterator<Item = (T, Option<Timestamp>)>, String>,
-    seen: &mut BTreeMap<String, Timestamp>,
+    seen: &mut Seen,
     now: Timestamp,
 ) -> Listing<T> {
     match found {
@@ -116,16 +136,15 @@ pub(super) fn listing<T: Clone + Ord + std::fmt::Display>(
             Listing { checked_at, error: Some(why), available }
         }
         Ok(found) => {
-            let since = |name: &T, published: Option<Timestamp>| {
-                let first = *seen.get(&name.to_string()).unwrap_or(&now);
-                published.unwrap_or(first)
-            };
-            let mut available: Vec<_> =
-                found.into_iter().map(|(name, published)| Available { since: Time(since(&name, published)), name }).collect();
+            let first = |name: &T| seen.get(&name.to_string()).map_or(now, |times| times.first);
+            let mut available: Vec<_> = found
+                .into_iter()
+                .map(|(name, published)| Available { since: Time(published.unwrap_or_else(|| first(&name))), name })
+                .collect();
             available.sort_by(|a, b| a.name.cmp(&b.name));
             available.dedup_by(|a, b| a.name == b.name);
             for item in &available {
-                seen.entry(item.name.to_string()).or_insert(now);
+                seen.entry(item.name.to_string()).and_modify(|times| times.last = now).or_insert(Times { first: now, last: now });
             }
             Listing { checked_at: Some(Time(now)), error: None, available }
         }
@@ -151,11 +170,12 @@ mod tests {
     fn looks_at_start_daily_when_asked_and_when_something_changed() {
         let rules = HostRules::default();
         let due = |looks: &Looks, check: &str, print: Print, minutes| {
-            super::due(looks, Asked { phase: None, check, rules: &rules, print: &print, installed: Some(at(-100)), now: at(minutes) })
+            let installed = Some(at(-100));
+            super::due(looks, Asked { phase: None, check, rules: &rules, print: &print, installed, now: at(minutes) })
         };
         assert_eq!(due(&Looks::default(), "a", print(1, false), 0), Some(true));
         let last = Begun { at: at(0), check: "a".into(), rules: rules.clone(), print: print(1, false), listing: true, taken: true };
-        let looks = Looks { last: Some(last), listed: Some(at(0)), failed: false };
+        let looks = Looks { last: Some(last), listed: Some((at(0), Some(at(-100)))), failed: false };
         assert_eq!(due(&looks, "a", print(1, false), 24 * 60 - 1), None);
         assert_eq!(due(&looks, "a", print(1, false), 24 * 60), Some(true));
         assert_eq!(due(&looks, "a", print(1, false), -24 * 60), Some(true), "the clock was set back");
@@ -164,8 +184,10 @@ mod tests {
         assert_eq!(due(&looks, "a", print(2, false), 2), Some(true));
         assert_eq!(due(&looks, "a", print(1, true), 0), Some(false));
         let installed = Some(at(1));
-        let after = Asked { phase: None, check: "a", rules: &rules, print: &print(2, false), installed, now: at(1) };
+        let after = Asked { phase: None, check: "a", rules: &rules, print: &print(1, false), installed, now: at(1) };
         assert_eq!(super::due(&looks, after), Some(true), "after an update of the agent's own at once");
+        let ahead = Looks { listed: Some((at(0), Some(at(500)))), ..looks.clone() };
+        assert_eq!(super::due(&ahead, Asked { installed: Some(at(500)), ..after }), None, "once, though the clock was set back since");
         let failed = Looks { failed: true, ..looks.clone() };
         assert_eq!(due(&failed, "a", print(1, false), 59), None);
         assert_eq!(due(&failed, "a", print(1, false), 60), Some(true));
@@ -175,7 +197,7 @@ mod tests {
     fn asks_the_users_command_each_hour_and_never_in_the_middle_of_an_update() {
         let rules = HostRules { sentinel_command: Some(vec!["/bin/true".to_owned()].try_into().unwrap()), ..HostRules::default() };
         let last = Begun { at: at(0), check: "a".into(), rules: rules.clone(), print: print(1, false), listing: true, taken: true };
-        let looks = Looks { last: Some(last), listed: Some(at(0)), failed: false };
+        let looks = Looks { last: Some(last), listed: Some((at(0), None)), failed: false };
         let in_phase = |looks: &Looks, phase, minutes| {
             due(looks, Asked { phase, check: "a", rules: &rules, print: &print(1, false), installed: None, now: at(minutes) })
         };
@@ -190,13 +212,19 @@ mod tests {
     #[test]
     fn what_has_no_time_counts_from_when_it_was_first_seen() {
         let name = |text: &str| text.parse::<PackageName>().unwrap();
-        let mut seen = BTreeMap::new();
+        let mut seen = Seen::new();
         let found = |names: &[&str]| Ok(names.iter().map(|n| (name(n), None)).collect::<Vec<_>>());
         let first = listing(None, found(&["bb=1", "ab=1"]), &mut seen, at(0));
         assert_eq!(first.available[0].name, name("ab=1"));
         let later = listing(Some(&first), found(&["bb=1", "cc=2"]), &mut seen, at(60));
         let times: Vec<_> = later.available.iter().map(|a| (a.name.to_string(), a.since.0)).collect();
         assert_eq!(times, [("bb=1".to_owned(), at(0)), ("cc=2".to_owned(), at(60))]);
+        let after = |days: i64, seen: &mut Seen| {
+            forget(seen, at(60 + days * 24 * 60));
+            listing(None, found(&["ab=1"]), &mut seen.clone(), at(60 + days * 24 * 60)).available[0].since.0
+        };
+        assert_eq!(after(29, &mut seen), at(0), "a mirror that lacks a build for a while does not make it younger");
+        assert_eq!(after(31, &mut seen), at(60 + 31 * 24 * 60));
         let published = listing(Some(&later), Ok([(name("cc=2"), Some(at(-500)))]), &mut seen, at(120));
         assert_eq!(published.available[0].since.0, at(-500));
         let failed = listing::<PackageName>(Some(&published), Err::<Vec<_>, _>("no network".into()), &mut seen, at(180));

@@ -11,11 +11,10 @@ mod services;
 mod shelf;
 mod worker;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
-use jiff::Timestamp;
+use futures::{Stream, StreamExt as _};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
@@ -24,13 +23,13 @@ use node::{Context as _, Kind, Result};
 use prometheus_client::metrics::counter::Counter;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use updates::api::{Listing, NodeUpdate, NodeUpdateStatus, Phase, RebootNeed, Transaction};
-use updates::{BootId, PackageName, PatchName, names};
+use updates::api::{NodeUpdate, NodeUpdateStatus, Phase, RebootNeed, Transaction};
+use updates::{BootId, TransactionId, names};
 
-use self::decide::{Act, Case, Floating, Held, Next, Stand, downloaded, installed_at, next};
-use self::look::{Asked, Begun, Looks, Print, listing};
-use self::order::{End, Looked, Order, Work, Yield};
-use self::report::{Listings, News, Seen, due};
+use self::decide::{Act, Case, Floating, Held, Next, Say, Stand, downloaded, installed_at, next, refused, stuck};
+use self::look::{Asked, Begun, Looks, Print, forget, listing};
+use self::order::{End, Looked, Order, Work, Yield, short, up};
+use self::report::{Listings, News, Seen, due, said};
 use self::runner::{Runner, storage_services};
 use self::services::{Service, amiss, critical, failed};
 use self::shelf::Shelf;
@@ -44,8 +43,8 @@ pub use self::worker::work;
 
 /// How often it looks how far things are, while there are any.
 const BUSY: Duration = Duration::from_secs(2);
-/// How often an agent that ends asks whether all do: the kubelet leaves it ten seconds.
-const ASKED: u8 = 3;
+/// How often, once a second, an agent that ends asks whether all do: the kubelet leaves it ten seconds.
+const ASKED: u8 = 5;
 /// How long to wait after a report that the API did not take.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -68,8 +67,11 @@ pub async fn agent(pod: &Pod, stop: &CancellationToken) -> Result<()> {
     let client = clients.asking;
     let api = Api::<NodeUpdate>::namespaced(client.clone(), names::NAMESPACE);
     let mut changes = std::pin::pin!(watcher::watch_object(watched, &pod.node).default_backoff());
-    let mut agent = Agent { api: api.clone(), node: pod.node.clone(), runner: None, looks: Looks::default(), found: None, reboot: None };
+    let mut agent =
+        Agent { api: api.clone(), node: pod.node.clone(), runner: None, looks: Looks::default(), found: None, reboot: None, stuck: None };
     let mut object: Option<NodeUpdate> = None;
+    // whether the watch says that there is none
+    let mut deleted = false;
     let mut pause = BEAT;
     let root = Runner::root();
     let mut hold = Hold::on(&root);
@@ -85,7 +87,7 @@ pub async fn agent(pod: &Pod, stop: &CancellationToken) -> Result<()> {
         tokio::select! {
             () = stop.cancelled() => break,
             change = changes.next() => match change {
-                Some(Ok(now)) => object = now,
+                Some(Ok(now)) => (deleted, object) = (now.is_none(), now),
                 Some(Err(e)) => {
                     tracing::warn!("cannot watch what is asked of this node: {e}");
                     continue;
@@ -106,7 +108,8 @@ pub async fn agent(pod: &Pod, stop: &CancellationToken) -> Result<()> {
             Err(e) => {
                 tracing::error!("{}", e.chain());
                 pause = RETRY;
-                continue;
+                let Some(status) = agent.at_a_loss(asked, &e) else { continue };
+                Some(status)
             }
         };
         let Some(status) = status else {
@@ -128,26 +131,45 @@ pub async fn agent(pod: &Pod, stop: &CancellationToken) -> Result<()> {
             }
         }
     }
-    if all_go(&client).await {
+    if all_go(&client, &mut changes, deleted).await {
+        let left = match Runner::reach().await {
+            Ok(runner) => runner.leave().await,
+            Err(e) => Err(e),
+        };
         let released = updaters::release(&root).await?;
         tracing::info!("smart updates are disabled; no longer held back: {}", released.join(", "));
-        Shelf::below(&root).clear()?;
+        return left;
     }
     Ok(())
 }
 
 /// Whether the agents of all nodes are to go, and not just this pod, as for an upgrade. Where the API does not say, they stay.
-async fn all_go(client: &Client) -> bool {
+async fn all_go<E>(client: &Client, changes: &mut (impl Stream<Item = Result<Option<NodeUpdate>, E>> + Unpin), mut deleted: bool) -> bool {
     for _ in 0..ASKED {
         match Api::<DaemonSet>::namespaced(client.clone(), names::NAMESPACE).get_metadata(AGENTS).await {
             Ok(agents) => return agents.metadata.deletion_timestamp.is_some(),
-            // with `kubectl delete -f` roles and accounts go as well
-            Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403 | 404) => return true,
+            Err(kube::Error::Api(status)) if is_disabled(status.code, deleted) => return true,
             Err(e) => tracing::warn!("cannot ask whether smart updates are disabled: {}", k3s::in_words(&e)),
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        // a watch that was begun goes on without rights
+        let news = async {
+            while let Some(change) = changes.next().await {
+                if let Ok(now) = change {
+                    deleted = now.is_none();
+                }
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(1), news).await;
     }
     false
+}
+
+/// Whether that the API does not show the agents' `DaemonSet`, but this HTTP status, says that smart updates are disabled.
+///
+/// With `kubectl delete -f` the agents' account and role go first, but so does the node's `NodeUpdate`. That rights are missing says
+/// nothing by itself: so it is with a pod that was deleted by force, and an API server that starts.
+fn is_disabled(code: u16, deleted: bool) -> bool {
+    code == 404 || (deleted && matches!(code, 401 | 403))
 }
 
 /// What a turn led to.
@@ -165,8 +187,10 @@ struct Agent {
     runner: Option<Runner>,
     looks: Looks,
     found: Option<Listings>,
-    /// In which boot, and when, it was found whether a reboot is needed.
-    reboot: Option<(BootId, Timestamp, RebootNeed)>,
+    /// In which boot, and how long after it, it was asked whether a reboot is needed.
+    reboot: Option<(BootId, SignedDuration, RebootNeed)>,
+    /// In which phase, and since when, the host cannot be asked or told anything.
+    stuck: Option<(TransactionId, Phase, Instant)>,
 }
 
 impl Agent {
@@ -192,6 +216,7 @@ impl Agent {
         };
         let case = Case {
             now,
+            up: up(),
             boot: &boot,
             transaction,
             rules,
@@ -202,11 +227,23 @@ impl Agent {
             away: runner.shelf.away(),
             amiss: &before.as_ref().map(|b| amiss(&b.services, &services)).unwrap_or_default(),
         };
-        let Next { act, say } = next(&case);
+        let Next { act, mut say } = next(&case);
         let acts = act.is_some();
-        match act {
-            Some(act) => self.act(&runner, transaction, act, &services).await?,
-            None => self.look(&runner, object, &look, installed_at(&update)).await?,
+        let done = match act {
+            // what does not end is told by its silence
+            Some(act @ Act::Stop(_)) => self.act(&runner, transaction, act, &services).await,
+            Some(act) => {
+                let done = self.act(&runner, transaction, act, &services).await;
+                if let Err(e) = &done {
+                    say = transaction.map(|t| self.stuck(t, e));
+                }
+                done
+            }
+            None => self.look(&runner, object, &look, installed_at(&update)).await,
+        };
+        match &done {
+            Ok(()) => self.stuck = None,
+            Err(e) => tracing::error!("{}", e.chain()),
         }
         let seen = Seen {
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
@@ -223,13 +260,36 @@ impl Agent {
             boot,
         };
         let downloaded = transaction.and_then(|t| downloaded(t, &update));
-        let news = News { seen: &seen, listings: self.found.as_ref(), say: say.as_ref(), downloaded };
+        let refused = transaction.is_some_and(|t| refused(t, &update));
+        let news = News { seen: &seen, listings: self.found.as_ref(), say: say.as_ref(), downloaded, refused };
         let status = due(object, news, now);
         let runs = [update, look].iter().any(|held| matches!(held.stand(), Some((_, Stand::Runs))));
-        self.runner = Some(runner);
+        self.runner = done.is_ok().then_some(runner);
         // a watch tells of a new phase, and what is broken waits for people
         let waits = transaction.is_none_or(|t| matches!(t.phase, Phase::Checking | Phase::Draining | Phase::Broken));
         Ok(Turn { status, busy: acts || runs || !waits })
+    }
+
+    /// What is said of a phase in which something cannot be found out or done.
+    fn stuck(&mut self, transaction: &Transaction, why: &node::Error) -> Say {
+        let since = self.stuck.take().filter(|(id, phase, _)| *id == transaction.id && *phase == transaction.phase);
+        let since = since.map_or_else(Instant::now, |(.., since)| since);
+        self.stuck = Some((transaction.id.clone(), transaction.phase, since));
+        stuck(&why.chain(), since.elapsed(), Timestamp::now())
+    }
+
+    /// The status where the host cannot be asked how it is.
+    fn at_a_loss(&mut self, object: &NodeUpdate, why: &node::Error) -> Option<NodeUpdateStatus> {
+        let transaction = object.spec.transaction.as_ref()?;
+        if transaction.phase == Phase::Installing {
+            // what is being installed may be what took the host's bus away: that there is no sign of it says the right thing
+            let order = Shelf::below(&Runner::root()).order(Seat::Update).ok().flatten();
+            if order.is_some_and(|o| o.transaction.as_ref() == Some(&transaction.id) && matches!(o.work, Work::Install { .. })) {
+                return None;
+            }
+        }
+        let say = self.stuck(transaction, why);
+        said(object, &say, Timestamp::now())
     }
 
     /// What the last look has found.
@@ -240,7 +300,7 @@ impl Agent {
         let looked = match stand {
             Stand::Runs => return Ok(()),
             Stand::Ended(End::Done(Yield::Looked(looked))) => {
-                self.reboot = Some((boot.clone(), order.at, looked.reboot.clone()));
+                self.reboot = Some((boot.clone(), order.up, looked.reboot.clone()));
                 looked.clone()
             }
             Stand::Ended(End::Failed(why)) => failed(why),
@@ -251,6 +311,12 @@ impl Agent {
         if !begun.listing {
             return Ok(());
         }
+        let check = begun.check.clone();
+        self.tell(runner, object, check, looked, now)
+    }
+
+    /// Says what a look has found.
+    fn tell(&mut self, runner: &Runner, object: &NodeUpdate, check: String, looked: Looked, now: Timestamp) -> Result<()> {
         self.looks.failed = matches!(looked.packages, Some(Err(_))) || matches!(looked.patches, Some(Err(_)));
         let before = object.status.as_ref();
         let mut seen = runner.shelf.first_seen()?;
@@ -260,20 +326,19 @@ impl Agent {
             let found = found.map(|patches| patches.into_iter().map(|patch| (patch, None)));
             listing(before.and_then(|b| b.patches.as_ref()), found, &mut seen, now)
         });
-        forget(&mut seen, packages.as_ref(), patches.as_ref());
-        if seen != seen_before {
-            runner.shelf.note_first_seen(&seen)?;
+        if !self.looks.failed {
+            forget(&mut seen, now);
         }
-        self.found = Some(Listings { check: begun.check.clone(), packages, patches });
-        Ok(())
+        self.found = Some(Listings { check, packages, patches });
+        if seen == seen_before { Ok(()) } else { runner.shelf.note_first_seen(&seen) }
     }
 
     /// What the last installation says about a reboot, where that is newer.
     fn take_reboot(&mut self, update: &Held<'_>, boot: &BootId) {
         let Some((order, Stand::Ended(End::Done(Yield::Installed { reboot })))) = update.stand() else { return };
-        let newer = self.reboot.as_ref().is_none_or(|(_, at, _)| *at < order.at);
+        let newer = self.reboot.as_ref().is_none_or(|(of, up, _)| of != boot || *up < order.up);
         if order.boot == *boot && newer {
-            self.reboot = Some((boot.clone(), order.at, reboot.clone()));
+            self.reboot = Some((boot.clone(), order.up, reboot.clone()));
         }
     }
 
@@ -281,7 +346,7 @@ impl Agent {
     async fn look(&mut self, runner: &Runner, object: &NodeUpdate, look: &Held<'_>, installed: Option<Timestamp>) -> Result<()> {
         let (spec, now) = (&object.spec, Timestamp::now());
         if let Some((order, Stand::Runs)) = look.stand() {
-            if now.duration_since(order.at).abs() > look::LIMIT {
+            if up().saturating_sub(order.up) > look::LIMIT {
                 tracing::warn!("a look for updates hangs");
                 runner.stop(Seat::Look).await?;
             }
@@ -294,9 +359,17 @@ impl Agent {
         let begun = Begun { at: now, check: spec.check.clone(), rules: spec.host.clone(), print, listing, taken: false };
         let work = Work::Look { listing, rules: spec.host.clone() };
         tracing::info!(listing, "looks for updates");
-        runner.give(Seat::Look, Order { at: now, boot: Runner::boot()?, transaction: None, patience: None, work }).await?;
+        let order = Order { at: now, boot: Runner::boot()?, up: up(), transaction: None, phase: None, patience: None, work };
+        if let Err(e) = runner.give(Seat::Look, order).await {
+            // it is tried again with the next turn; what is known stays, and the API is told why it is not known better
+            if listing {
+                let looked = Looked { packages: Some(Err(short(&e.chain()))), patches: None, reboot: RebootNeed::default() };
+                self.tell(runner, object, spec.check.clone(), looked, now)?;
+            }
+            return Err(e);
+        }
         if listing {
-            self.looks.listed = Some(now);
+            self.looks.listed = Some((now, installed));
         }
         self.looks.last = Some(begun);
         Ok(())
@@ -306,12 +379,12 @@ impl Agent {
         if act.disturbs() && !self.still(transaction).await {
             return Ok(());
         }
-        tracing::info!(?act, transaction = transaction.map(|t| t.id.as_str()), "acts");
+        tracing::info!(act = act.word(), transaction = transaction.map(|t| t.id.as_str()), "acts");
         match act {
             Act::NoteServices => transaction.map_or(Ok(()), |t| runner.note_services(&t.id, services)),
             Act::Give { seat, work, patience } => {
-                let transaction = transaction.map(|t| t.id.clone());
-                runner.give(seat, Order { at: Timestamp::now(), boot: Runner::boot()?, transaction, patience, work }).await
+                let (transaction, phase) = transaction.map(|t| (t.id.clone(), t.phase)).unzip();
+                runner.give(seat, Order { at: Timestamp::now(), boot: Runner::boot()?, up: up(), transaction, phase, patience, work }).await
             }
             Act::Stop(seat) => runner.stop(seat).await,
             Act::LetGo => runner.let_go().await,
@@ -332,13 +405,6 @@ impl Agent {
             }
         }
     }
-}
-
-/// What is not available any more was not seen.
-fn forget(seen: &mut BTreeMap<String, Timestamp>, packages: Option<&Listing<PackageName>>, patches: Option<&Listing<PatchName>>) {
-    let names = packages.into_iter().flat_map(|l| &l.available).map(|a| a.name.to_string());
-    let names: BTreeSet<_> = names.chain(patches.into_iter().flat_map(|l| &l.available).map(|a| a.name.to_string())).collect();
-    seen.retain(|name, _| names.contains(name));
 }
 
 /// The merge patch (RFC 7396) from the status that there is to this one: what is not there any more has to be named.
@@ -363,6 +429,12 @@ fn difference(before: &Value, after: Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn missing_rights_alone_are_no_end() {
+        assert!(is_disabled(404, false) && is_disabled(403, true) && is_disabled(401, true));
+        assert!([401, 403, 500, 503].iter().all(|code| !is_disabled(*code, false)) && !is_disabled(500, true));
+    }
 
     #[test]
     fn what_is_gone_is_named_and_what_stays_is_not() {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use updates::api::{Answer, Command, HostRules, Part, RebootNeed};
+use updates::api::{Answer, Command, HostRules, Part, Phase, RebootNeed};
 use updates::{BootId, PackageName, PatchName, TransactionId};
 
 /// Who carries orders out: one at a time each.
@@ -59,6 +59,20 @@ pub(super) enum Work {
     Reboot { command: Option<Command> },
 }
 
+impl Work {
+    /// Its kind.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Look { .. } => "look",
+            Self::Gate { .. } => "ask the gate",
+            Self::Download { .. } => "download",
+            Self::Install { .. } => "install",
+            Self::Recover { .. } => "mend",
+            Self::Reboot { .. } => "reboot",
+        }
+    }
+}
+
 /// What is installed in one go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -76,6 +90,13 @@ impl Items {
     }
 }
 
+/// How long the host has been up, by the clock that nobody sets (`CLOCK_MONOTONIC`): within one boot, what tells how long something
+/// takes. The time of day may jump, above all while what keeps it right is being updated.
+pub(super) fn up() -> SignedDuration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    SignedDuration::new(now.tv_sec, i32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
 /// Something to do. For an installation, this is the intent: on the disk before anything is changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -84,8 +105,12 @@ pub(super) struct Order {
     pub at: Timestamp,
     /// The boot in which it was given.
     pub boot: BootId,
+    /// How long the host had been up then.
+    pub up: SignedDuration,
     /// What it is part of.
     pub transaction: Option<TransactionId>,
+    /// In which phase of that.
+    pub phase: Option<Phase>,
     /// After so long without a sign of progress, it hangs. None: it may be silent for ever.
     pub patience: Option<SignedDuration>,
     /// What to do.
@@ -112,6 +137,8 @@ pub(super) enum End {
     Done(Yield),
     /// Badly; why.
     Failed(String),
+    /// It was not done, why, and nothing was changed. Of an installation only.
+    Refused(String),
 }
 
 /// What an order gave.

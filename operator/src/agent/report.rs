@@ -46,6 +46,8 @@ pub(super) struct News<'a> {
     pub say: Option<&'a Say>,
     /// What the transaction's download found.
     pub downloaded: Option<&'a Yield>,
+    /// Whether none of its packages were installed, since they were refused.
+    pub refused: bool,
 }
 
 /// How often the agent of this node says so: up to an hour more often than others, so that those that reported at once, as all do
@@ -84,7 +86,7 @@ pub(super) fn due(object: &NodeUpdate, news: News<'_>, now: Timestamp) -> Option
     status.has_vip = news.seen.has_vip;
     status.failed_services.clone_from(&news.seen.failed_services);
     let transaction = object.spec.transaction.as_ref();
-    status.progress = transaction.and_then(|t| progress(t, status.progress.as_ref(), news.say, news.downloaded));
+    status.progress = transaction.and_then(|t| progress(t, status.progress.as_ref(), news.say, news.downloaded, news.refused));
     if let Some(transaction) = transaction.filter(|t| t.phase == Phase::Releasing) {
         note(transaction, &mut status, now);
     }
@@ -92,11 +94,25 @@ pub(super) fn due(object: &NodeUpdate, news: News<'_>, now: Timestamp) -> Option
     (!same).then_some(status)
 }
 
-fn progress(transaction: &Transaction, before: Option<&Progress>, say: Option<&Say>, downloaded: Option<&Yield>) -> Option<Progress> {
+/// The status where nothing else is known: only what is said about the transaction is new. None when it says that already.
+pub(super) fn said(object: &NodeUpdate, say: &Say, now: Timestamp) -> Option<NodeUpdateStatus> {
+    let (before, transaction) = (object.status.as_ref()?, object.spec.transaction.as_ref()?);
+    let progress = progress(transaction, before.progress.as_ref(), Some(say), None, false);
+    (progress != before.progress).then(|| NodeUpdateStatus { progress, reported_at: Time(now), ..before.clone() })
+}
+
+fn progress(
+    transaction: &Transaction,
+    before: Option<&Progress>,
+    say: Option<&Say>,
+    downloaded: Option<&Yield>,
+    refused: bool,
+) -> Option<Progress> {
     let before = before.filter(|b| b.transaction == transaction.id);
     let Some(say) = say else { return before.cloned() };
     let (left_out, drain_first) = match downloaded {
         Some(Yield::Downloaded { left_out, drain_first }) => (left_out.clone(), *drain_first),
+        _ if refused => (transaction.packages.clone(), transaction.drain_first),
         _ => before.map(|b| (b.left_out.clone(), b.drain_first)).unwrap_or_default(),
     };
     let now = Progress {
@@ -164,7 +180,7 @@ mod tests {
     }
 
     fn quiet(seen: &Seen) -> News<'_> {
-        News { seen, listings: None, say: None, downloaded: None }
+        News { seen, listings: None, say: None, downloaded: None, refused: false }
     }
 
     fn transaction(phase: Phase) -> Transaction {
@@ -240,10 +256,25 @@ mod tests {
         assert_eq!((progress.phase, progress.left_out, progress.drain_first), (Phase::Installing, left_out, true));
         let soon = Say { at: at(1) + SignedDuration::from_secs(59), ..running };
         assert_eq!(due(&object, News { say: Some(&soon), ..quiet(&host) }, at(2)), None);
+        let refused = said(Outcome::Done, 1);
+        let all = due(&object, News { say: Some(&refused), refused: true, ..quiet(&host) }, at(2)).unwrap().progress.unwrap().left_out;
+        assert_eq!(all, object.spec.transaction.as_ref().unwrap().packages);
         let later = said(Outcome::Running, 2);
         assert_eq!(due(&object, News { say: Some(&later), ..quiet(&host) }, at(2)).unwrap().progress.unwrap().at.0, at(2));
         object.spec.transaction = None;
         assert_eq!(due(&object, quiet(&host), at(3)).unwrap().progress, None);
+    }
+
+    #[test]
+    fn a_host_that_cannot_be_asked_is_told_of_once() {
+        let mut object = object(Some(Phase::Downloading));
+        let no = Say { outcome: Outcome::Failed, message: Some("no bus".into()), part: None, at: at(1) };
+        assert_eq!(said(&object, &no, at(1)), None, "there is nothing to keep yet");
+        object.status = due(&object, quiet(&seen("6.1", 1)), at(0));
+        object.status = said(&object, &no, at(1));
+        let status = object.status.as_ref().unwrap();
+        assert_eq!((status.kernel.as_str(), status.progress.as_ref().map(|p| p.outcome)), ("6.1", Some(Outcome::Failed)));
+        assert_eq!(said(&object, &Say { at: at(2), ..no }, at(2)), None);
     }
 
     #[test]

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
-use node::{Context as _, Result, Systemd, same_content};
+use jiff::SignedDuration;
+use node::{Context as _, Kind, Result, Systemd, same_content};
 use updates::{BootId, ServiceName, TransactionId};
 
-use super::decide::{Held, Unit};
+use super::decide::{Held, Stand, Unit};
 use super::floating::Vrrp;
 use super::order::{Journal, Order, Seat};
 use super::services::Service;
@@ -23,12 +23,14 @@ pub(super) struct Kept {
     order: Option<Order>,
     journal: Option<Journal>,
     unit: Unit,
-    sign: Option<Timestamp>,
+    sign: Option<SignedDuration>,
+    damaged: bool,
 }
 
 impl Kept {
     pub(super) fn held(&self) -> Held<'_> {
-        Held { order: self.order.as_ref(), journal: self.journal.as_ref(), unit: self.unit, sign: self.sign }
+        let (order, journal) = (self.order.as_ref(), self.journal.as_ref());
+        Held { order, journal, unit: self.unit, sign: self.sign, damaged: self.damaged }
     }
 }
 
@@ -67,26 +69,54 @@ impl Runner {
         text.trim().parse().context("the host's boot id is not understood")
     }
 
+    /// What an agent does before it ends for good: the host takes part in the floating address again, and nothing is kept of what
+    /// was ordered. What changes the host by now goes on, and is kept.
+    ///
+    /// # Errors
+    /// When systemd refuses, or the folder cannot be removed.
+    pub(super) async fn leave(&self) -> Result<()> {
+        if self.shelf.away() {
+            self.take_back().await?;
+        }
+        for (seat, active) in Seat::ALL.into_iter().zip(self.systemd.active(&Seat::ALL.map(Seat::unit)).await?) {
+            match seat {
+                _ if unit(Some(&active)) != Unit::Runs => {}
+                Seat::Look => self.stop(seat).await?,
+                Seat::Update => {
+                    tracing::warn!("what was ordered goes on: {}", seat.unit());
+                    return Ok(());
+                }
+            }
+        }
+        self.shelf.clear()
+    }
+
     /// Both seats, and how these services are.
     ///
     /// # Errors
-    /// When systemd does not answer, or what is written down cannot be read.
+    /// When systemd does not answer, or what is written down cannot be read. That it cannot be understood is no error.
     pub(super) async fn look(&self, critical: &[ServiceName]) -> Result<([Kept; 2], Vec<Service>)> {
         let seats = Seat::ALL.map(Seat::unit);
         let names: Vec<&str> = seats.into_iter().chain(critical.iter().map(ServiceName::as_str)).collect();
         let mut active = self.systemd.active(&names).await?.into_iter();
         // the units come first: what has ended since then has written its journal
         let units = [active.next(), active.next()];
-        let [update, look] = units.map(|unit| match unit.as_deref() {
-            None | Some("inactive") => Unit::Gone,
-            Some("failed") => Unit::Failed,
-            Some(_) => Unit::Runs,
-        });
+        let [update, look] = units.map(|active| unit(active.as_deref()));
         let kept = |seat, unit| -> Result<Kept> {
-            Ok(Kept { order: self.shelf.order(seat)?, journal: self.shelf.journal(seat)?, unit, sign: self.shelf.sign(seat) })
+            let (order, journal) = (understood(self.shelf.order(seat))?, understood(self.shelf.journal(seat))?);
+            let (order, journal, damaged) = match (order, journal) {
+                (Some(order), Some(journal)) => (order, journal, false),
+                _ => (None, None, true),
+            };
+            Ok(Kept { order, journal, unit, sign: self.shelf.sign(seat), damaged })
         };
-        let kept = [kept(Seat::Update, update)?, kept(Seat::Look, look)?];
-        Ok((kept, critical.iter().cloned().zip(active).map(|(name, active)| Service { name, active }).collect()))
+        let (mut update, look) = (kept(Seat::Update, update)?, kept(Seat::Look, look)?);
+        let died = matches!(update.held().stand(), Some((_, Stand::Died)));
+        if died && self.systemd.is_stopping().await? {
+            // the host goes down, and takes all with it: the next boot tells what became of it
+            update.unit = Unit::Runs;
+        }
+        Ok(([update, look], critical.iter().cloned().zip(active).map(|(name, active)| Service { name, active }).collect()))
     }
 
     /// Writes an order down, then starts what carries it out.
@@ -157,6 +187,23 @@ impl Runner {
     /// When what is written down cannot be read.
     pub(super) fn vrrp() -> Result<Option<Vrrp>> {
         Vrrp::of(&Self::root())
+    }
+}
+
+/// None: it cannot be understood.
+fn understood<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Err(e) if e.kind == Kind::Invalid => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// What systemd's word for it says about a seat's unit.
+fn unit(active: Option<&str>) -> Unit {
+    match active {
+        None | Some("inactive") => Unit::Gone,
+        Some("failed") => Unit::Failed,
+        Some(_) => Unit::Runs,
     }
 }
 

@@ -1,22 +1,27 @@
 //! What carries an order out: the same program as the agent, but on the host itself, in a unit of its own.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use node::{Error, Result, Systemd, run};
-use packages::{LivePatches, Manager, OnHost, Resolved, Sentinel, needs_reboot};
+use node::{Context as _, Error, Kind, Result, Systemd, run};
+use packages::{Manager, OnHost, ReadyKernel, Resolved, Sentinel, needs_reboot};
 use updates::api::{Command, HostRules, RebootNeed};
 use updates::{Bans, PackageName, PatchName};
 
-use super::order::{End, Found, Items, Journal, Looked, Order, Seat, Work, Yield, need, short};
+use super::order::{End, Found, Items, Journal, Looked, Order, Seat, Work, Yield, need, short, up};
 use super::shelf::Shelf;
 
 /// How often it looks whether there is progress.
 const SIGN: Duration = Duration::from_secs(5);
 /// A gate command may take so long.
 const GATE: Duration = Duration::from_secs(300);
+/// Whether a reboot is needed is asked at the end of an installation, too, which has not ended until then.
+const NEED: Duration = Duration::from_secs(60);
+/// Within this time systemd takes processes out of our unit.
+const TAKEN_OUT: Duration = Duration::from_secs(5);
 /// dpkg reads its database only.
 const AUDIT: Duration = Duration::from_secs(60);
 /// A reboot command may take so long; systemd would have ended us by then.
@@ -33,24 +38,64 @@ pub async fn work(seat: Seat) -> Result<()> {
     if shelf.journal(seat)?.is_some_and(|j| j.order == order.at) {
         return Err(Error::refused("what was ordered was begun before"));
     }
-    let worker = Worker { host: OnHost::here(), shelf, seat, at: order.at };
+    let worker = Worker { host: OnHost::here(), shelf: shelf.clone(), seat, at: order.at };
     let ended = tokio::select! {
         ended = worker.carry_out(&order) => ended,
         never = worker.signs() => match never {},
     };
+    let begun = shelf.journal(seat)?.filter(|j| j.order == order.at);
+    let installs = matches!(order.work, Work::Install { .. });
     let end = match ended {
         Ok(found) => End::Done(found),
         Err(e) => {
             tracing::error!("{}", e.chain());
-            End::Failed(short(&e.chain()))
+            let why = short(&e.chain());
+            if installs && (begun.is_none() || e.kind == Kind::Refused) { End::Refused(why) } else { End::Failed(why) }
         }
     };
-    if matches!(order.work, Work::Install { .. }) && shuts_down().await {
+    if installs && !matches!(end, End::Refused(_)) && shuts_down().await {
         // who asked for that was most likely what was installed: it did not come to an end in this boot
         return Err(Error::failed("the host is shutting down"));
     }
-    let begun = worker.shelf.journal(seat)?.filter(|j| j.order == order.at);
-    worker.note(begun.and_then(|j| j.transaction), Some(end))
+    let journal = |transaction| Journal { order: order.at, transaction, end: Some(end) };
+    match begun {
+        Some(begun) => shelf.note_end(seat, &journal(begun.transaction))?,
+        None => shelf.note(seat, &journal(None))?,
+    }
+    if matches!(order.work, Work::Install { .. } | Work::Recover { .. } | Work::Reboot { .. })
+        && let Err(e) = keep_daemons().await
+    {
+        tracing::warn!("what packages have started ends now: {}", e.chain());
+    }
+    Ok(())
+}
+
+/// Daemons that scripts of packages have started, other than by systemd, outlive this unit.
+async fn keep_daemons() -> Result<()> {
+    let (own, began) = (std::process::id(), Instant::now());
+    let scope = format!("smartup-left-{own}.scope");
+    let mut moved = Ok(());
+    loop {
+        let all = beside(own)?;
+        if all.is_empty() {
+            return Ok(());
+        }
+        if began.elapsed() > TAKEN_OUT {
+            return moved;
+        }
+        // again, where one of them has ended meanwhile; once there is the scope, that is refused
+        tracing::info!(scope, "what packages have started goes on: {all:?}");
+        moved = Systemd::connect().await?.into_scope(&scope, "started by packages that smartup installed", &all).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The other processes in a process's control groups.
+fn beside(own: u32) -> Result<Vec<u32>> {
+    let groups = |id: u32| fs::read(format!("/proc/{id}/cgroup"));
+    let ours = groups(own).context("cannot read our control group")?;
+    let ids = fs::read_dir("/proc").context("cannot list processes")?.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    Ok(ids.filter(|id| *id != own && groups(*id).is_ok_and(|theirs| theirs == ours)).collect())
 }
 
 /// A bus that cannot be asked is no sign: what was installed may just have started it anew.
@@ -69,8 +114,9 @@ struct Worker {
 }
 
 impl Worker {
-    fn note(&self, transaction: Option<packages::Transaction>, end: Option<End>) -> Result<()> {
-        self.shelf.note(self.seat, &Journal { order: self.at, transaction, end })
+    /// Writes down that the order begins.
+    fn begins(&self, transaction: Option<packages::Transaction>) -> Result<()> {
+        self.shelf.note(self.seat, &Journal { order: self.at, transaction, end: None })
     }
 
     /// Says that there is progress whenever there is.
@@ -79,7 +125,7 @@ impl Worker {
         loop {
             let mark = self.host.mark();
             if mark.is_beyond(&before)
-                && let Err(e) = self.shelf.give_sign(self.seat)
+                && let Err(e) = self.shelf.give_sign(self.seat, up())
             {
                 tracing::warn!("{}", e.chain());
             }
@@ -91,26 +137,26 @@ impl Worker {
     async fn carry_out(&self, order: &Order) -> Result<Yield> {
         match &order.work {
             Work::Look { listing, rules } => {
-                self.note(None, None)?;
+                self.begins(None)?;
                 Ok(Yield::Looked(self.look(*listing, rules).await))
             }
             Work::Gate { command } => {
-                self.note(None, None)?;
+                self.begins(None)?;
                 self.command(command, GATE).await
             }
             Work::Download { packages } => {
-                self.note(None, None)?;
+                self.begins(None)?;
                 self.download(packages).await
             }
             Work::Install { items: Items::Patches(patches), rules } => self.install_patches(patches, rules).await,
             Work::Install { items: Items::Packages(packages), rules } => self.install_packages(packages, rules).await,
             Work::Recover { interrupted } => {
-                self.note(interrupted.clone(), None)?;
+                self.begins(interrupted.clone())?;
                 Manager::detect(&self.host)?.recover(&self.host, interrupted.as_ref()).await?;
                 Ok(Yield::Nothing {})
             }
             Work::Reboot { command } => {
-                self.note(None, None)?;
+                self.begins(None)?;
                 rustix::fs::sync();
                 match command {
                     Some(command) => self.command(command, REBOOT).await,
@@ -136,7 +182,7 @@ impl Worker {
                 Ok(manager) => Some(self.available(manager).await.map_err(|e| short(&e.chain()))),
                 Err(_) => None,
             };
-            let patches = match LivePatches::detect(&self.host) {
+            let patches = match ReadyKernel::detect(&self.host) {
                 Some(live) => Some(live.available(&self.host).await.map_err(|e| short(&e.chain()))),
                 None => None,
             };
@@ -161,9 +207,10 @@ impl Worker {
         let file = || rules.sentinel_file.as_ref().map(|f| Sentinel::File(f.as_str().into()));
         let sentinel = command.or_else(file);
         let manager = Manager::detect(&self.host).ok();
-        need(match needs_reboot(&self.host, manager, sentinel.as_ref()).await {
-            Ok(reboot) => reboot,
-            Err(e) => packages::Reboot::Unknown(e.chain()),
+        need(match tokio::time::timeout(NEED, needs_reboot(&self.host, manager, sentinel.as_ref())).await {
+            Ok(Ok(reboot)) => reboot,
+            Ok(Err(e)) => packages::Reboot::Unknown(e.chain()),
+            Err(_) => packages::Reboot::Unknown(format!("it could not be found out within {} s", NEED.as_secs())),
         })
     }
 
@@ -198,8 +245,13 @@ impl Worker {
             .hint("see dpkg --audit; dpkg --configure -a; apt-get -f install"))
     }
 
-    /// The transaction of as much of `allowed` as needs nothing else.
+    /// The transaction of as much of `allowed` as needs nothing else; with Arch, of all that is available, or nothing.
     async fn resolve(&self, manager: Manager, allowed: &BTreeSet<PackageName>) -> Result<Resolved> {
+        let left = manager.left_behind(&self.host, allowed).await?;
+        if !left.is_empty() {
+            tracing::warn!("all is left out: an upgrade without these would be a partial one: {}", left.join(", "));
+            return Ok(Resolved::default());
+        }
         let there = manager.installed(&self.host).await?;
         let names: BTreeSet<_> = there.iter().map(PackageName::name).collect();
         // what is new comes along with what needs it
@@ -212,7 +264,8 @@ impl Worker {
                 for left in &resolved.excluded {
                     tracing::warn!(package = %left.package, "left out: {}", left.why);
                 }
-                return Ok(resolved);
+                let partial = manager == Manager::Pacman && !resolved.excluded.is_empty();
+                return Ok(if partial { Resolved::default() } else { resolved });
             }
             others.extend(more);
         }
@@ -221,9 +274,11 @@ impl Worker {
     async fn install_packages(&self, allowed: &BTreeSet<PackageName>, rules: &HostRules) -> Result<Yield> {
         let manager = Manager::detect(&self.host)?;
         let transaction = self.resolve(manager, allowed).await?.transaction;
-        self.note(Some(transaction.clone()), None)?;
+        self.begins(Some(transaction.clone()))?;
         if let Err(e) = manager.install(&self.host, &transaction).await {
-            if let Err(also) = manager.recover(&self.host, Some(&transaction)).await {
+            if e.kind != Kind::Refused
+                && let Err(also) = manager.recover(&self.host, Some(&transaction)).await
+            {
                 tracing::error!("{}", also.chain());
             }
             return Err(e);
@@ -232,10 +287,11 @@ impl Worker {
     }
 
     async fn install_patches(&self, patches: &BTreeSet<PatchName>, rules: &HostRules) -> Result<Yield> {
-        let live = LivePatches::detect(&self.host).ok_or_else(|| Error::failed("nothing on this host installs live patches"))?;
-        self.note(None, None)?;
-        for patch in patches {
-            live.install(&self.host, *patch).await?;
+        let live = ReadyKernel::detect(&self.host).ok_or_else(|| Error::failed("nothing on this host installs live patches"))?;
+        self.begins(None)?;
+        // each holds all before it
+        if let Some(newest) = patches.last() {
+            live.install(&self.host, *newest).await?;
         }
         Ok(Yield::Installed { reboot: self.reboot(rules).await })
     }

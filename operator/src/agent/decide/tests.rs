@@ -10,6 +10,11 @@ fn at(minutes: i64) -> Timestamp {
     Timestamp::UNIX_EPOCH + SignedDuration::from_mins(1_000_000 + minutes)
 }
 
+/// The same by the clock that nobody sets.
+fn up(minutes: i64) -> SignedDuration {
+    SignedDuration::from_mins(1_000 + minutes)
+}
+
 fn boot(number: u32) -> BootId {
     format!("00000000-0000-0000-0000-{number:012}").parse().unwrap()
 }
@@ -45,6 +50,7 @@ enum Program {
 #[derive(Debug)]
 struct World {
     now: Timestamp,
+    up: SignedDuration,
     boot: u32,
     transaction: Option<Transaction>,
     order: Option<Order>,
@@ -76,13 +82,16 @@ enum Step {
     ProgramHangs,
     PowerCut,
     Controller,
-    Minutes(i64),
+    Passes(SignedDuration),
+    /// The clock is set, on or back.
+    IsSet(SignedDuration),
 }
 
 impl World {
     fn new(reboots: bool) -> Self {
         Self {
             now: at(1),
+            up: up(1),
             boot: 1,
             transaction: Some(transaction(Phase::Downloading)),
             order: None,
@@ -107,11 +116,12 @@ impl World {
         let id = transaction(Phase::Checking).id;
         next(&Case {
             now: self.now,
+            up: self.up,
             boot: &boot,
             transaction: self.transaction.as_ref(),
             rules: &self.rules,
-            update: Held { order: self.order.as_ref(), journal: self.journal.as_ref(), unit, sign: None },
-            look: Held { order: None, journal: None, unit: Unit::Gone, sign: None },
+            update: Held { order: self.order.as_ref(), journal: self.journal.as_ref(), unit, sign: None, damaged: false },
+            look: Held { order: None, journal: None, unit: Unit::Gone, sign: None, damaged: false },
             noted: self.noted.then_some(&id),
             floating: Floating::None,
             away: false,
@@ -128,15 +138,19 @@ impl World {
         match act {
             None => {}
             Some(Act::NoteServices) => self.noted = true,
-            Some(Act::Stop(Seat::Update)) => self.program_dies(),
+            Some(Act::Stop(Seat::Update)) => {
+                let silent = self.order.as_ref().is_some_and(|o| self.up - o.up > PATIENCE || matches!(o.work, Work::Download { .. }));
+                assert!(silent, "what makes progress is not ended: {self:#?}");
+                self.program_dies();
+            }
             Some(Act::Give { seat: Seat::Update, work, patience }) => {
                 assert_eq!(self.program, Program::None, "one at a time");
                 if matches!(work, Work::Install { .. }) {
                     self.begun_in.extend(self.phase());
                 }
-                self.now += SignedDuration::from_secs(1);
-                let transaction = self.transaction.as_ref().map(|t| t.id.clone());
-                self.order = Some(Order { at: self.now, boot: boot(self.boot), transaction, patience, work });
+                self.step(Step::Passes(SignedDuration::from_secs(1)));
+                let (transaction, phase) = self.transaction.as_ref().map(|t| (t.id.clone(), t.phase)).unzip();
+                self.order = Some(Order { at: self.now, boot: boot(self.boot), up: self.up, transaction, phase, patience, work });
                 if !dies {
                     self.program = Program::Started;
                 }
@@ -191,6 +205,7 @@ impl World {
     fn power_cut(&mut self) {
         self.program_dies();
         self.boot += 1;
+        self.up = SignedDuration::from_secs(10);
     }
 
     fn controller(&mut self) {
@@ -230,7 +245,11 @@ impl World {
             }
             Step::PowerCut => self.power_cut(),
             Step::Controller => self.controller(),
-            Step::Minutes(minutes) => self.now += SignedDuration::from_mins(minutes),
+            Step::Passes(time) => {
+                self.now += time;
+                self.up += time;
+            }
+            Step::IsSet(by) => self.now += by,
         }
     }
 
@@ -248,7 +267,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::ProgramHangs),
         1 => Just(Step::PowerCut),
         5 => Just(Step::Controller),
-        1 => (1..100_i64).prop_map(Step::Minutes),
+        1 => (1..100_i64).prop_map(|minutes| Step::Passes(SignedDuration::from_mins(minutes))),
+        1 => (-10_000_000..10_000_000_i64).prop_map(|millis| Step::IsSet(SignedDuration::from_millis(millis))),
     ];
     proptest::collection::vec(step, 0..60)
 }
@@ -263,7 +283,7 @@ proptest! {
             world.step(step);
         }
         for _ in 0..40 {
-            for step in [Step::Agent, Step::Program, Step::Agent, Step::Program, Step::Agent, Step::Controller, Step::Minutes(11)] {
+            for step in [Step::Agent, Step::Program, Step::Agent, Step::Program, Step::Agent, Step::Controller, Step::Passes(SignedDuration::from_mins(11))] {
                 world.step(step);
             }
         }
@@ -288,7 +308,8 @@ struct Asked {
     order: Option<Order>,
     journal: Option<Journal>,
     unit: Unit,
-    sign: Option<Timestamp>,
+    sign: Option<SignedDuration>,
+    damaged: bool,
     boot: u32,
     rules: HostRules,
     floating: Floating,
@@ -305,6 +326,7 @@ impl Asked {
             journal: None,
             unit: Unit::Gone,
             sign: None,
+            damaged: false,
             boot: 1,
             rules: HostRules::default(),
             floating: Floating::None,
@@ -316,7 +338,8 @@ impl Asked {
 
     fn order(mut self, work: Work) -> Self {
         let transaction = Some(self.transaction.id.clone());
-        self.order = Some(Order { at: at(1), boot: boot(1), transaction, patience: Some(PATIENCE), work });
+        let phase = Some(self.transaction.phase);
+        self.order = Some(Order { at: at(1), boot: boot(1), up: up(1), transaction, phase, patience: Some(PATIENCE), work });
         self
     }
 
@@ -325,16 +348,22 @@ impl Asked {
         self
     }
 
+    fn update(&self) -> Held<'_> {
+        let (order, journal) = (self.order.as_ref(), self.journal.as_ref());
+        Held { order, journal, unit: self.unit, sign: self.sign, damaged: self.damaged }
+    }
+
     fn next(&self, minutes: i64) -> Next {
         let (boot, id) = (boot(self.boot), self.transaction.id.clone());
         let gate = self.gate.as_ref();
         next(&Case {
             now: at(minutes),
+            up: up(minutes),
             boot: &boot,
             transaction: Some(&self.transaction),
             rules: &self.rules,
-            update: Held { order: self.order.as_ref(), journal: self.journal.as_ref(), unit: self.unit, sign: self.sign },
-            look: Held { order: gate.map(|(o, _)| o), journal: gate.map(|(_, j)| j), unit: Unit::Gone, sign: None },
+            update: self.update(),
+            look: Held { order: gate.map(|(o, _)| o), journal: gate.map(|(_, j)| j), unit: Unit::Gone, sign: None, damaged: false },
             noted: Some(&id),
             floating: self.floating,
             away: self.away,
@@ -354,7 +383,7 @@ fn install() -> Work {
 
 #[test]
 fn what_makes_no_progress_is_ended_and_was_a_crash() {
-    let mut asked = Asked { unit: Unit::Runs, sign: Some(at(20)), ..Asked::of(Phase::Installing).order(install()).ended(None) };
+    let mut asked = Asked { unit: Unit::Runs, sign: Some(up(20)), ..Asked::of(Phase::Installing).order(install()).ended(None) };
     let running = asked.next(50);
     assert_eq!((running.act, running.say.as_ref().map(|s| (s.outcome, s.at))), (None, Some((Outcome::Running, at(20)))));
     assert_eq!(asked.next(51).act, Some(Act::Stop(Seat::Update)));
@@ -379,6 +408,42 @@ fn what_could_not_be_started_has_failed_and_what_failed_says_why() {
 }
 
 #[test]
+fn what_cannot_be_understood_is_not_installed_again() {
+    let mut asked = Asked { damaged: true, ..Asked::of(Phase::Installing) };
+    assert_eq!((asked.next(1).act, asked.said(1).0), (None, Outcome::Failed));
+    (asked.unit, asked.sign) = (Unit::Runs, Some(up(1)));
+    let running = asked.next(20);
+    assert_eq!((running.act, running.say.map(|s| (s.outcome, s.at))), (None, Some((Outcome::Running, at(1)))));
+    // nor is it in the way of the next one, once it has ended
+    asked.transaction.phase = Phase::Downloading;
+    assert_eq!((asked.next(20).act, asked.said(20).0), (None, Outcome::Running));
+    asked.unit = Unit::Gone;
+    assert!(matches!(asked.next(20).act, Some(Act::Give { work: Work::Download { .. }, .. })));
+}
+
+#[test]
+fn a_host_that_cannot_be_told_anything_is_given_up_after_a_while() {
+    let said = |seconds| stuck("no space left", Duration::from_secs(seconds), at(1));
+    assert_eq!((said(0).outcome, said(179).outcome, said(180).outcome), (Outcome::Running, Outcome::Running, Outcome::Failed));
+    assert_eq!(said(180).message.as_deref(), Some("no space left"));
+}
+
+#[test]
+fn what_was_refused_changed_nothing_and_is_left_out() {
+    let no = || Some(End::Refused("it would also remove bash".into()));
+    let asked = Asked::of(Phase::Installing).order(install()).ended(no());
+    assert_eq!(asked.said(2), (Outcome::Done, "it would also remove bash".into()));
+    let held = |asked: &Asked| refused(&asked.transaction, &asked.update());
+    assert!(held(&asked));
+    assert!(!held(&Asked::of(Phase::Installing).order(install()).ended(Some(End::Failed("no".into())))));
+    // the packages come after the live patches all the same
+    let patches =
+        Work::Install { items: Items::Patches(transaction(Phase::Installing).patches.into_iter().collect()), rules: HostRules::default() };
+    let asked = Asked::of(Phase::Installing).order(patches).ended(no());
+    assert!(matches!(asked.next(2).act, Some(Act::Give { work: Work::Install { items: Items::Packages(_), .. }, .. })) && !held(&asked));
+}
+
+#[test]
 fn a_host_that_does_not_reboot_is_asked_again() {
     let mut asked = Asked::of(Phase::Rebooting).order(install()).ended(Some(End::Done(Yield::Nothing {})));
     let wanted = Some(Act::Give { seat: Seat::Update, work: Work::Reboot { command: None }, patience: None });
@@ -395,6 +460,38 @@ fn a_host_that_does_not_reboot_is_asked_again() {
 }
 
 #[test]
+fn a_reboot_that_a_command_has_put_off_is_waited_for_and_not_put_off_again() {
+    let command: Command = ["/sbin/shutdown", "-r", "+5"].map(str::to_owned).to_vec().try_into().unwrap();
+    let work = || Work::Reboot { command: Some(command.clone()) };
+    let mut asked = Asked::of(Phase::Rebooting).order(work()).ended(Some(End::Done(Yield::Nothing {})));
+    assert_eq!((asked.next(20).act, asked.said(20).0), (None, Outcome::Running));
+    for phase in [Phase::Verifying, Phase::Broken] {
+        asked.transaction.phase = phase;
+        assert_eq!(asked.said(60), (Outcome::Running, "a reboot was asked for, and may still come".into()));
+        assert_eq!(asked.said(61).0, Outcome::Done);
+    }
+    asked.boot = 2;
+    assert_eq!(asked.said(20), (Outcome::Done, String::new()));
+    // one that fails says why, and is tried again
+    let mut asked = Asked::of(Phase::Rebooting).order(work()).ended(Some(End::Failed("shutdown ended with 1: no".into())));
+    assert_eq!(asked.said(2), (Outcome::Running, "asks for a reboot: shutdown ended with 1: no".into()));
+    asked.rules.reboot_command = Some(command.clone());
+    assert!(matches!(asked.next(4).act, Some(Act::Give { work: Work::Reboot { command: Some(_) }, .. })));
+    asked.transaction.phase = Phase::Verifying;
+    assert_eq!(asked.said(4), (Outcome::Done, "the host did not reboot: shutdown ended with 1: no".into()));
+}
+
+#[test]
+fn a_host_of_the_same_name_installs_nothing_that_another_one_was_to() {
+    let mut asked = Asked { boot: 2, ..Asked::of(Phase::Installing) };
+    assert_eq!((asked.next(1).act, asked.said(1).0), (None, Outcome::Failed));
+    // the same host, which was rebooted after the download
+    let downloaded = || Work::Download { packages: transaction(Phase::Installing).packages.into_iter().collect() };
+    asked = Asked { boot: 2, ..Asked::of(Phase::Installing).order(downloaded()) };
+    assert!(matches!(asked.next(1).act, Some(Act::Give { work: Work::Install { .. }, .. })));
+}
+
+#[test]
 fn a_node_is_well_when_its_services_run_and_its_gate_is_open() {
     let mut asked = Asked { amiss: vec!["ssh.service (failed)".into()], ..Asked::of(Phase::Verifying) };
     assert_eq!(asked.said(1), (Outcome::Running, "not running as before: ssh.service (failed)".into()));
@@ -404,14 +501,18 @@ fn a_node_is_well_when_its_services_run_and_its_gate_is_open() {
     asked.rules.gate_command = Some(command.clone());
     let work = Work::Gate { command };
     assert_eq!(asked.next(1).act, Some(Act::Give { seat: Seat::Look, work: work.clone(), patience: None }));
-    let order = Order { at: at(1), boot: boot(1), transaction: Some(asked.transaction.id.clone()), patience: None, work };
+    let (transaction, phase) = (Some(asked.transaction.id.clone()), Some(Phase::Verifying));
+    let order = Order { at: at(1), boot: boot(1), up: up(1), transaction, phase, patience: None, work };
     let closed = Journal { order: at(1), transaction: None, end: Some(End::Failed("no".into())) };
     asked.gate = Some((order.clone(), closed));
     assert_eq!(asked.said(1), (Outcome::Running, "the gate command has not ended well yet: no".into()));
     assert!(asked.next(2).act.is_some(), "it is asked again");
     asked.gate = Some((order, Journal { order: at(1), transaction: None, end: Some(End::Done(Yield::Nothing {})) }));
-    assert_eq!(asked.said(2).0, Outcome::Done);
-    asked.transaction.since = Time(at(2));
+    asked.transaction.since = Time(at(500));
+    assert_eq!(asked.said(2).0, Outcome::Done, "also where the controller's clock is ahead");
+    asked.transaction.phase = Phase::Broken;
+    assert!(asked.next(2).act.is_some(), "what was open in another phase does not count");
+    (asked.transaction.phase, asked.boot) = (Phase::Verifying, 2);
     assert!(asked.next(2).act.is_some(), "what was open before the reboot does not count");
 }
 

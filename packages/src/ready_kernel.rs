@@ -1,4 +1,6 @@
-//! Live patches of the running kernel: `readykernel` (Virtuozzo), kpatch(1) (RHEL).
+//! Live patches of the running kernel: `readykernel` (Virtuozzo).
+//!
+//! RHEL's are packages like any other, `kpatch-patch-…`, whose scripts load them: [`Manager`](crate::Manager) finds and installs them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,30 +11,22 @@ use updates::PatchName;
 use crate::OnHost;
 use crate::manager::{done, failure};
 
-/// What installs live patches on a host.
+/// Installs Virtuozzo's live patches, X-Y-rZ, each of which holds all before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LivePatches {
-    /// Virtuozzo's: patches X-Y-rZ, each of which holds all before it.
-    ReadyKernel,
-    /// RHEL's: patches are packages `kpatch-patch-…`, which [`Manager`](crate::Manager) finds and installs; this sees that they are loaded.
-    Kpatch,
-}
+pub struct ReadyKernel;
 
-impl LivePatches {
-    /// What the host has.
+impl ReadyKernel {
+    /// If the host has it.
     pub fn detect(host: &OnHost) -> Option<Self> {
-        let has = |program: &str| ["/usr/bin", "/usr/sbin"].iter().any(|f| fs::symlink_metadata(host.file(f).join(program)).is_ok());
-        if has("readykernel") { Some(Self::ReadyKernel) } else { has("kpatch").then_some(Self::Kpatch) }
+        let has = |folder: &str| fs::symlink_metadata(host.file(folder).join("readykernel")).is_ok();
+        ["/usr/bin", "/usr/sbin"].into_iter().any(has).then_some(Self)
     }
 
-    /// The patches for the running kernel that there are and that are not loaded. kpatch's are packages: it names none.
+    /// The patches for the running kernel that there are and that are not loaded.
     ///
     /// # Errors
     /// When `readykernel` or its server fails.
     pub async fn available(self, host: &OnHost) -> Result<BTreeSet<PatchName>> {
-        if self == Self::Kpatch {
-            return Ok(BTreeSet::new());
-        }
         let out = host.run(&["readykernel", "check-update"]).await?;
         // 100: there is one, as with yum check-update
         if !matches!(out.code, Some(0 | 100)) {
@@ -43,16 +37,12 @@ impl LivePatches {
         Ok(patches(&out.stdout).into_iter().filter(|patch| newest.is_none_or(|newest| *patch > newest)).collect())
     }
 
-    /// Installs and loads this patch; `readykernel` takes the newest and no other. With kpatch, loads those that are installed for the
-    /// running kernel.
+    /// Installs and loads this patch; `readykernel` takes the newest and no other.
     ///
     /// # Errors
-    /// Kind Refused, with nothing changed, when there is a newer one by now; Failed when it is not loaded then.
+    /// Kind Refused, with nothing changed, when there is a newer one by now, or it cannot be asked; Failed when it is not loaded then.
     pub async fn install(self, host: &OnHost, patch: PatchName) -> Result<()> {
-        if self == Self::Kpatch {
-            return done("load live patches", &host.run(&["kpatch", "load", "--all"]).await?);
-        }
-        let available = self.available(host).await?;
+        let available = self.available(host).await.map_err(|e| Error::refused("it is not known what would be installed").because(e))?;
         if available.last() != Some(&patch) {
             let newest = available.last().map_or("none".to_owned(), ToString::to_string);
             return Err(Error::refused(format!("readykernel would not install the patch {patch} by now, but {newest}")));
@@ -128,7 +118,7 @@ mod tests {
         ];
         let host = host(root.path(), &scripts);
         fs::write(root.path().join("new"), "123-4-r5 is available\n").unwrap();
-        let ready = LivePatches::ReadyKernel;
+        let ready = ReadyKernel;
         let patch: PatchName = "123-4-r5".parse().unwrap();
         assert_eq!(ready.available(&host).await.unwrap(), [patch].into());
         let other = ready.install(&host, "123-4-r4".parse().unwrap()).await.unwrap_err();
