@@ -35,6 +35,7 @@ mod shift;
 mod site;
 pub mod snapshot;
 pub mod watch;
+pub mod writes;
 
 pub use dice::Dice;
 pub use host::{Host, Outcome, Probe, Running, exit_code};

@@ -215,9 +215,9 @@ fn bans(host: &Host) -> Result<()> {
     [0] 124-1-r1 is no longer banned
     123-4-r5 is no longer banned
     $ bans
-    [0] ITEM                                     KIND
-    bash-4.2.46-34.vl7.x86_64                package
-    vim-minimal-8.0.1763-19.el8_6.4.x86_64   package
+    [0] ITEM                                     KIND      SINCE   WHY
+    bash-4.2.46-34.vl7.x86_64                package   -       -
+    vim-minimal-8.0.1763-19.el8_6.4.x86_64   package   -       -
     ");
     Ok(())
 }

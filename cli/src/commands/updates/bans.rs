@@ -1,11 +1,17 @@
+use std::collections::BTreeMap;
+
 use clap::Args;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
 use node::{Error, Result};
+use serde::Deserialize;
 use serde_json::Value;
 use updates::edit::Edit;
+use updates::names::BANS_ANNOTATION;
 use updates::{Bans, Item, suggestion};
 
 use super::access::{Objects, QUESTION, Reach};
-use super::{change, reports};
+use super::{change, reports, when};
 use crate::output;
 
 #[derive(Debug, Args)]
@@ -47,7 +53,7 @@ pub struct List {}
 impl List {
     pub async fn run(self, reach: &Reach) -> Result<()> {
         let manager = change::raw(&reach.open(QUESTION).await?.manager().await?)?;
-        anstream::println!("{}", in_words(&manager));
+        anstream::println!("{}", in_words(&manager, Zoned::now().time_zone()));
         Ok(())
     }
 }
@@ -65,9 +71,30 @@ fn lists(manager: &Value) -> impl Iterator<Item = (&'static str, &str)> {
     })
 }
 
-fn in_words(manager: &Value) -> String {
-    let rows: Vec<_> = lists(manager).map(|(kind, text)| vec![text.to_owned(), kind.to_owned()]).collect();
-    if rows.is_empty() { "Nothing is banned.".into() } else { output::table(&["item", "kind"], rows) }
+/// What smartup has noted of a ban of its own.
+#[derive(Debug, Deserialize)]
+struct Note {
+    at: Timestamp,
+    node: String,
+    why: String,
+}
+
+/// The notes that are understood, by item.
+fn notes(manager: &Value) -> BTreeMap<String, Note> {
+    let text = manager.pointer("/metadata/annotations").and_then(|a| a.get(BANS_ANNOTATION)?.as_str());
+    let all: BTreeMap<String, Value> = text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    all.into_iter().filter_map(|(item, note)| Some((item, Note::deserialize(note).ok()?))).collect()
+}
+
+fn in_words(manager: &Value, zone: &TimeZone) -> String {
+    let notes = notes(manager);
+    let row = |(kind, text): (&str, &str)| {
+        let note = notes.get(text).map(|note| (when::both(note.at, zone), format!("{}: {}", note.node, note.why)));
+        let (since, why) = note.unwrap_or_else(|| ("-".into(), "-".into()));
+        vec![text.to_owned(), kind.to_owned(), since, why]
+    };
+    let rows: Vec<_> = lists(manager).map(row).collect();
+    if rows.is_empty() { "Nothing is banned.".into() } else { output::table(&["item", "kind", "since", "why"], rows) }
 }
 
 fn item(text: &str, known: &[Item]) -> Result<Item> {
@@ -145,14 +172,18 @@ mod tests {
 
     #[test]
     fn what_is_banned() {
-        assert_eq!(in_words(&json!({ "spec": {} })), "Nothing is banned.");
-        let manager =
-            json!({ "spec": { "bannedPackages": ["bash-4.2.46-34.vl7.x86_64", "not a package"], "bannedPatches": ["123-4-r5"] } });
-        insta::assert_snapshot!(in_words(&manager), @r"
-        ITEM                        KIND
-        bash-4.2.46-34.vl7.x86_64   package
-        not a package               package
-        123-4-r5                    live patch
+        let said = |manager| in_words(&manager, &TimeZone::UTC);
+        assert_eq!(said(json!({ "spec": {} })), "Nothing is banned.");
+        let note = json!({ "by": "smartup", "node": "h4", "at": "2026-11-21T12:00:00Z", "why": "the host rebooted" });
+        let notes = json!({ "bash-4.2.46-34.vl7.x86_64": note, "gone-1-1.noarch": note, "123-4-r5": "nobody knows" });
+        insta::assert_snapshot!(said(json!({
+            "metadata": { "annotations": { BANS_ANNOTATION: notes.to_string() } },
+            "spec": { "bannedPackages": ["bash-4.2.46-34.vl7.x86_64", "not a package"], "bannedPatches": ["123-4-r5"] },
+        })), @r"
+        ITEM                        KIND         SINCE                      WHY
+        bash-4.2.46-34.vl7.x86_64   package      Sat 2026-11-21 12:00 UTC   h4: the host rebooted
+        not a package               package      -                          -
+        123-4-r5                    live patch   -                          -
         ");
     }
 }

@@ -3,7 +3,6 @@
 mod fault;
 mod site;
 mod tally;
-mod writes;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,12 +11,12 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum as _};
 use integration::clock::now;
 use integration::outage::{longest, shared};
+use integration::writes::GAP;
 use integration::{Dice, until};
 
 use fault::{Case, Fault};
 use site::Site;
 use tally::{Round, Tally};
-use writes::GAP;
 
 /// How long writes may fail while a fault lasts, and after it.
 const AWAY_LIMIT: Duration = Duration::from_secs(60);

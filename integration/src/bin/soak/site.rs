@@ -1,16 +1,14 @@
 //! The cluster, what it is looked at with, and what must hold of it.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use integration::snapshot::Snapshot;
 use integration::watch::Watch;
+use integration::writes::Writes;
 use integration::{Host, Lab, LabSpec, NETWORK, until};
 use serde_json::Value;
-
-use crate::writes::{NAMESPACE, Writes};
 
 /// Room enough for etcd, MiB.
 const K3S_DISK: u32 = 768;
@@ -87,7 +85,6 @@ impl Site {
         control.write("/root/.ssh/known_hosts", 0o600, known)?;
         control.write(FILE, 0o644, file)?;
         control.run(["smartup", "apply", "--yes", "-f", FILE])?;
-        first.run(["k3s", "kubectl", "create", "namespace", NAMESPACE])?;
         let writes = Writes::start(lab.probe(), first, SocketAddr::new(IpAddr::V4(vip), 9443))?;
         let watch = Watch::start(&cluster.servers, IpAddr::V4(vip));
         let mut site = Self { writes, watch, cluster, control, before: Vec::new(), _lab: lab };
@@ -157,14 +154,7 @@ impl Site {
 
     /// Fails unless every write that was acknowledged is there.
     pub fn keeps_what_it_acknowledged(&self) -> Result<()> {
-        // before the list: what is acknowledged later need not be in it
-        let written = self.writes.all();
-        let first = self.cluster.first()?;
-        let listed = first.run(["k3s", "kubectl", "-n", NAMESPACE, "get", "configmaps", "-o", "name"])?;
-        let there: BTreeSet<&str> = listed.lines().filter_map(|line| line.strip_prefix("configmap/")).collect();
-        let lost: Vec<&str> = written.iter().filter(|w| w.get.answered && !there.contains(&*w.name)).map(|w| &*w.name).collect();
-        ensure!(lost.is_empty(), "{} acknowledged writes are lost: {}", lost.len(), lost.join(" "));
-        Ok(())
+        self.writes.are_kept(self.cluster.first()?)
     }
 
     /// Waits until smartup finds nothing to do. It waits for an API that answers, too, which a busy machine may be late with.

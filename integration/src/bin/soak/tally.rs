@@ -5,9 +5,9 @@ use std::fmt;
 use std::time::Duration;
 
 use integration::report::{Table, gap, spread};
+use integration::writes::{GAP, Write};
 
 use crate::fault::Fault;
-use crate::writes::{GAP, Write};
 
 /// What was seen of one fault.
 #[derive(Debug, Clone, Copy)]

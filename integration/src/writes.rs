@@ -1,22 +1,23 @@
-//! The client: asks and writes through the VIP all the time, and remembers what was answered and acknowledged.
+//! A client that asks and writes through the VIP all the time, and remembers what was answered and acknowledged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use integration::Probe;
-use integration::api::{Api, PATIENCE, save_credentials};
-use integration::clock::now;
-use integration::outage::{Get, is_fine_for};
+use anyhow::{Context as _, Result, ensure};
+
+use crate::api::{Api, PATIENCE, save_credentials};
+use crate::clock::now;
+use crate::outage::{Get, is_fine_for};
+use crate::{Host, Probe};
 
 /// From one question, and one write, to the next.
 pub const GAP: Duration = Duration::from_millis(100);
 /// Where the objects are.
-pub const NAMESPACE: &str = "soak";
+const NAMESPACE: &str = "writes";
 
 /// One write.
 #[derive(Debug, Clone)]
@@ -41,7 +42,8 @@ pub struct Writes {
 
 impl Writes {
     /// Begins to write, from a place that is none of the hosts, with the credentials of a server's administrator.
-    pub fn start(probe: &Probe, server: &integration::Host, api: SocketAddr) -> Result<Self> {
+    pub fn start(probe: &Probe, server: &Host, api: SocketAddr) -> Result<Self> {
+        server.run(["k3s", "kubectl", "create", "namespace", NAMESPACE])?;
         let folder = tempfile::tempdir()?;
         save_credentials(server, folder.path())?;
         let api = Api::new(api, folder.path())?;
@@ -77,6 +79,17 @@ impl Writes {
             *reasons.entry(why).or_default() += 1;
         }
         reasons
+    }
+
+    /// Fails unless every write that was acknowledged is there, asked on this server.
+    pub fn are_kept(&self, server: &Host) -> Result<()> {
+        // before the list: what is acknowledged later need not be in it
+        let written = self.all();
+        let listed = server.run(["k3s", "kubectl", "-n", NAMESPACE, "get", "configmaps", "-o", "name"])?;
+        let there: BTreeSet<&str> = listed.lines().filter_map(|line| line.strip_prefix("configmap/")).collect();
+        let lost: Vec<&str> = written.iter().filter(|w| w.get.answered && !there.contains(&*w.name)).map(|w| &*w.name).collect();
+        ensure!(lost.is_empty(), "{} acknowledged writes are lost: {}", lost.len(), lost.join(" "));
+        Ok(())
     }
 
     /// Whether all writes of a while were acknowledged, and none of them is from before `since`.

@@ -1,0 +1,429 @@
+//! Nodes are updated by their own agents and the controller, and nothing of it is played: a cluster that `smartup apply` made gets a
+//! package that wants a reboot, while somebody writes through the floating address; then one that makes its host crash.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use common::{Control, FILE, LONG, VIP, is_one_cluster, smartup, yaml};
+use integration::clock::now;
+use integration::outage::{longest, taken};
+use integration::watch::Watch;
+use integration::writes::{GAP, Writes};
+use integration::{Host, Lab, LabSpec, until};
+use serde_json::{Value, json};
+
+const NAMESPACE: &str = "vz-maintenance-operator";
+/// Where the control host has the administrator's kubeconfig, which points at the floating address.
+const KUBECONFIG: &str = "/root/.kube/config";
+/// By its name it is a kernel: pods leave before it is installed.
+const KERNEL: &str = "linux-image-lab";
+/// All four nodes, one after the other, on a busy machine.
+const ROLLING: Duration = Duration::from_secs(600);
+/// The floating address moves when three adverts, a second apart, are missing; twice that where others keep the machine busy.
+const FAILOVER: Duration = Duration::from_secs(6);
+/// k3s's etcd waits for 5 s until it elects a leader, and for a random time of up to as much again; when two ask for votes at once, a
+/// second time.
+const ELECTION: Duration = Duration::from_secs(20);
+
+/// A repository on the host, and what puts packages into it. Version 1 of all is installed, and in no repository.
+const REPOSITORY: &str = r#"set -e
+cat > /root/release << 'END'
+#!/bin/sh
+set -e
+folder=$(mktemp -d)
+mkdir -p "$folder/DEBIAN" /srv/repo
+printf 'Package: %s\nVersion: %s\nArchitecture: all\nMaintainer: nobody <nobody@example.com>\nDescription: for a test\n' "$1" "$2" > "$folder/DEBIAN/control"
+printf '#!/bin/sh\n[ "$1" = configure ] || exit 0\n%s\n' "$3" > "$folder/DEBIAN/postinst"
+chmod 755 "$folder/DEBIAN/postinst"
+cd /srv/repo
+dpkg-deb --root-owner-group --build "$folder" "$1_$2.deb" >&2
+for deb in *.deb; do
+    dpkg-deb -f "$deb"
+    printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n\n' "$deb" "$(stat -c %s "$deb")" "$(sha256sum "$deb" | cut -d ' ' -f 1)"
+done > /root/Packages
+mv /root/Packages /srv/repo/Packages
+END
+chmod 755 /root/release
+for name in linux-image-lab other risky; do /root/release $name 1 true; done
+dpkg -i /srv/repo/*.deb >&2
+mv /srv/repo/*.deb /root/
+: > /srv/repo/Packages
+echo 'deb [trusted=yes] file:/srv/repo ./' > /etc/apt/sources.list
+"#;
+
+/// Pods that may go anywhere, and are everywhere.
+const WORKLOAD: &str = r"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 4
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      topologySpreadConstraints:
+      - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {app: web}}}
+      containers:
+      - {name: web, image: 'docker.io/library/busybox:test', imagePullPolicy: Never, command: [sleep, '36000']}
+";
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn name(object: &Value) -> &str {
+    text(&object["metadata"]["name"])
+}
+
+/// What somebody sees and does who is on none of the cluster's hosts.
+struct Admin<'a> {
+    control: Control<'a>,
+}
+
+impl Admin<'_> {
+    fn kubectl(&self, args: &str) -> Result<String> {
+        self.control.host.sh(&format!("KUBECONFIG={KUBECONFIG} k3s kubectl --request-timeout=10s -n {NAMESPACE} {args}"))
+    }
+
+    fn get(&self, what: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.kubectl(&format!("get -o json {what}"))?)?)
+    }
+
+    fn items(&self, what: &str) -> Result<Vec<Value>> {
+        Ok(self.get(what)?["items"].as_array().cloned().unwrap_or_default())
+    }
+
+    fn spec(&self, patch: &Value) -> Result<()> {
+        self.kubectl(&format!("patch updatemanager default --type=merge -p '{}'", json!({ "spec": patch }))).map(drop)
+    }
+
+    /// `smartup updates`.
+    fn updates(&self, args: &[&str]) -> Result<String> {
+        smartup(self.control.host, &[&["updates"], args, &["-f", FILE]].concat())?.checked()
+    }
+
+    fn locks(&self) -> Result<Vec<Value>> {
+        let mut leases = self.items("leases")?;
+        leases.retain(|l| name(l).starts_with("smartup-update-"));
+        Ok(leases)
+    }
+
+    /// No lock, no cordon, nothing under way, nothing put off.
+    fn is_at_rest(&self) -> Result<()> {
+        until("the last lock is gone", LONG, || Ok(self.locks()?.is_empty().then_some(())))?;
+        for node in self.items("nodes")? {
+            let marked = !node["metadata"]["annotations"]["smartup/cordoned"].is_null();
+            ensure!(node["spec"]["unschedulable"] != true && !marked, "{node:#}");
+        }
+        for update in self.items("nodeupdates")? {
+            ensure!(update["spec"]["transaction"].is_null() && update["spec"]["retry"].is_null(), "{update:#}");
+        }
+        Ok(())
+    }
+
+    /// For a test that failed.
+    fn state(&self) -> String {
+        let logs = |part: &str| {
+            self.kubectl(&format!("logs -l app.kubernetes.io/component={part} --tail 30 --prefix")).unwrap_or_else(|e| format!("{e:#}"))
+        };
+        let get = |what: &str| self.kubectl(&format!("get {what}")).unwrap_or_else(|e| format!("{e:#}"));
+        let mut updates = self.items("nodeupdates").unwrap_or_default();
+        for update in &mut updates {
+            update["metadata"] = json!({ "name": name(update) });
+        }
+        let parts = [format!("{updates:#?}"), get("leases"), get("nodes,pods -A -o wide"), logs("controller"), logs("agent")];
+        parts.join("\n")
+    }
+}
+
+fn is_ready(node: &Value) -> bool {
+    let conditions = node["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
+}
+
+fn version(host: &Host, package: &str) -> Result<String> {
+    host.run(["dpkg-query", "-W", "-f", "${Version} ${db:Status-Status}", package])
+}
+
+/// A new version of a package in the host's repository, whose script does this.
+fn release(host: &Host, package: &str, script: &str) -> Result<()> {
+    host.run(["/root/release", package, "2", script]).map(drop)
+}
+
+/// The update of a node.
+#[derive(Debug)]
+struct Course {
+    node: String,
+    /// Whether it had the floating address when that began, as its agent said; None: that was not seen in time.
+    had_vip: Option<bool>,
+    phases: Vec<String>,
+}
+
+/// What was seen on the way.
+#[derive(Default)]
+struct Seen {
+    courses: Vec<Course>,
+    /// What must never be.
+    wrong: Vec<String>,
+}
+
+impl Seen {
+    fn must(&mut self, holds: bool, what: impl FnOnce() -> String) {
+        if !holds {
+            self.wrong.push(what());
+        }
+    }
+
+    /// Whether a node is in another phase than before.
+    fn enters(&mut self, update: &Value) -> bool {
+        let (node, phase) = (name(update), text(&update["spec"]["transaction"]["phase"]));
+        if self.courses.last().is_none_or(|c| c.node != node) {
+            let had_vip = ["Checking", "Downloading"].contains(&phase).then(|| update["status"]["hasVip"] == true);
+            self.courses.push(Course { node: node.to_owned(), had_vip, phases: Vec::new() });
+        }
+        let Some(Course { phases, .. }) = self.courses.last_mut() else { return false };
+        let new = phases.last().is_none_or(|last| last != phase);
+        if new {
+            phases.push(phase.to_owned());
+        }
+        new
+    }
+
+    fn order(&self) -> Vec<&str> {
+        self.courses.iter().map(|c| c.node.as_str()).collect()
+    }
+}
+
+/// Looks once, and checks what must always hold; answers the `NodeUpdates`.
+fn look(admin: &Admin<'_>, watch: &Watch, seen: &mut Seen) -> Result<Vec<Value>> {
+    // what is under way comes first: it takes longer than this question until the next node has anything of the kind
+    let all = admin.items("nodeupdates,leases,nodes")?;
+    let (mut taken, mut locks) = (BTreeMap::<&str, Vec<&str>>::new(), Vec::new());
+    for object in &all {
+        let what = match text(&object["kind"]) {
+            "NodeUpdate" if !object["spec"]["transaction"].is_null() => text(&object["spec"]["transaction"]["phase"]),
+            "Node" if object["spec"]["unschedulable"] == true => "cordoned",
+            "Node" if !is_ready(object) => "not Ready",
+            "Lease" if name(object).starts_with("smartup-update-") => {
+                locks.push(text(&object["spec"]["holderIdentity"]));
+                continue;
+            }
+            _ => continue,
+        };
+        taken.entry(name(object)).or_default().push(what);
+    }
+    seen.must(taken.len() <= 1 && locks.len() <= 1, || format!("more than one at a time: {taken:?}, locks {locks:?}"));
+    for update in all.iter().filter(|o| o["kind"] == "NodeUpdate" && !o["spec"]["transaction"].is_null()) {
+        let (node, phase) = (name(update), text(&update["spec"]["transaction"]["phase"]));
+        let entered = seen.enters(update);
+        if ["Draining", "Installing", "Rebooting"].contains(&phase) {
+            let holders = watch.holders();
+            seen.must(!holders.iter().any(|h| h == node), || format!("{node} has the floating address in {phase}"));
+        }
+        if entered && phase == "Installing" {
+            let pods = admin.kubectl(&format!("get pods -n default --field-selector spec.nodeName={node},status.phase=Running -o name"))?;
+            seen.must(pods.trim().is_empty(), || format!("left on {node}: {pods}"));
+        }
+    }
+    Ok(all.into_iter().filter(|o| o["kind"] == "NodeUpdate").collect())
+}
+
+#[test]
+fn a_rolling_update_with_reboots_and_a_crash_that_is_banned_until_somebody_takes_that_back() -> Result<()> {
+    let lab = Lab::up(&LabSpec::hosts(5))?;
+    let [h1, h2, h3, h4] = ["h1", "h2", "h3", "h4"].map(|h| lab.host(h).expect("there are five hosts"));
+    let (servers, all) = ([h1, h2, h3], [h1, h2, h3, h4]);
+    let listed = ["h1, role: server", "h2, role: server", "h3, role: server", "h4, role: agent"];
+    let control = Control::on(&lab, "h5", &yaml("", &listed))?;
+    control.applied(&[])?;
+    is_one_cluster(&servers, &[h4])?;
+    std::thread::scope(|s| {
+        let made: Vec<_> = all.map(|host| s.spawn(move || host.sh(REPOSITORY))).into_iter().collect();
+        made.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?.map(drop))
+    })?;
+    control.run("enable-updates", &["--timeout", "5m"])?.checked()?;
+    control.run("kubeconfig", &["--merge", "--kubeconfig", KUBECONFIG, "--use"])?.checked()?;
+    let admin = Admin { control };
+    admin.spec(&json!({ "stageDelays": { "fast": 0, "slow": 0, "stable": 0 } }))?;
+    admin.control.host.write("/root/workload.yaml", 0o600, WORKLOAD)?;
+    admin.kubectl("apply -n default -f /root/workload.yaml")?;
+    admin.kubectl("rollout status -n default deployment web --timeout=120s")?;
+
+    let writes = Writes::start(lab.probe(), h1, SocketAddr::new(VIP.parse()?, 9443))?;
+    let watch = Watch::start(&servers.map(Clone::clone), VIP.parse::<IpAddr>()?);
+    one_after_the_other(&admin, &all, &writes, &watch).with_context(|| admin.state())?;
+    writes.are_kept(h1)?;
+    is_one_cluster(&servers, &[h4])?;
+    admin.control.is_settled()?;
+    drop((writes, watch));
+
+    banned(&admin, h4).with_context(|| admin.state())?;
+    goes_on(&admin, &all, h4).with_context(|| admin.state())?;
+    installed_after_all(&admin, h4).with_context(|| admin.state())?;
+    lab.down()
+}
+
+/// A kernel comes out. All have it in the end, each after one reboot, and nobody who reads or writes meanwhile notices more than a failover.
+fn one_after_the_other(admin: &Admin<'_>, all: &[&Host], writes: &Writes, watch: &Watch) -> Result<()> {
+    let before = all.iter().map(|h| h.boot_id()).collect::<Result<Vec<_>>>()?;
+    until("writes go well", LONG, || Ok(writes.go_well_for(Duration::from_secs(1), Duration::ZERO).then_some(())))?;
+    let begun = now();
+    for host in all {
+        release(host, KERNEL, &format!("touch /run/reboot-required; echo {KERNEL} >> /run/reboot-required.pkgs; echo >> /root/{KERNEL}"))?;
+    }
+    // all know of it before anything starts: one that alone knows would go first, also with the floating address
+    admin.updates(&["suspend"])?;
+    admin.updates(&["check"])?;
+    all.iter().try_for_each(|host| lists(admin, host, &[&format!("{KERNEL}=2")]))?;
+    admin.updates(&["resume"])?;
+    let mut seen = Seen::default();
+    until("all nodes are updated, or something is wrong", ROLLING, || {
+        std::thread::sleep(Duration::from_millis(300)); // each question is a process on a busy machine
+        let updates = look(admin, watch, &mut seen)?;
+        let is_done = |u: &Value| u["spec"]["transaction"].is_null() && !u["status"]["lastUpdate"].is_null();
+        let put_off: Vec<_> = updates.iter().filter(|u| !u["spec"]["retry"].is_null()).collect();
+        seen.must(put_off.is_empty(), || format!("put off: {put_off:#?}"));
+        Ok((!seen.wrong.is_empty() || updates.len() == 4 && updates.iter().all(is_done)).then_some(()))
+    })
+    .with_context(|| format!("{:#?}", seen.courses))?;
+    let took = now().saturating_sub(begun);
+    ensure!(seen.wrong.is_empty(), "{:#?}\n{:#?}", seen.wrong, seen.courses);
+    until("writes go well", LONG, || Ok(writes.go_well_for(Duration::from_secs(1), begun + took).then_some(())))?;
+
+    let (order, moves) = (seen.order(), taken(&watch.changes(), begun, now()));
+    let [away, no_writes] = [writes.questions(), writes.gets()].map(|asked| longest(&asked, GAP, begun, now()));
+    eprintln!("{order:?} in {took:.0?}; the floating address moved {moves} times; the API was away for {away:.1?} at most,");
+    eprintln!("{no_writes:.1?} without a write; of {} writes these were not acknowledged: {:?}", writes.all().len(), writes.why_not(begun));
+    ensure!(away < FAILOVER && no_writes < ELECTION, "the API was away for {away:?}, {no_writes:?} without a write");
+
+    // each once, and of the servers the one with the floating address as the last one: on a starved machine that may be another by then
+    ensure!(order.len() == 4 && order.iter().collect::<BTreeSet<_>>().len() == 4, "each once: {:#?}", seen.courses);
+    let [first @ .., last] = &seen.courses.iter().filter(|c| c.node != "h4").collect::<Vec<_>>()[..] else { bail!("no servers") };
+    let holder_is_last = first.iter().all(|c| c.had_vip != Some(true)) && (last.had_vip != Some(false) || moves > 1);
+    ensure!(holder_is_last, "{moves} moves: {:#?}", seen.courses);
+    for (host, before) in all.iter().zip(before) {
+        ensure!(version(host, KERNEL)? == "2 installed", "{}: {}", host.name(), version(host, KERNEL)?);
+        ensure!(host.read(&format!("/root/{KERNEL}"))?.lines().count() == 1, "{}: once", host.name());
+        ensure!(host.boot_id()? != before, "{} did not reboot", host.name());
+    }
+    admin.is_at_rest()?;
+    let history: Value = serde_json::from_str(&admin.updates(&["history", "-o", "json"])?)?;
+    let runs = history.as_array().map(Vec::as_slice).unwrap_or_default();
+    let good = runs.iter().filter(|r| r["failure"].is_null() && r["rebooted"] == true && r["packages"] == 1);
+    ensure!(runs.len() == 4 && good.map(|r| text(&r["node"])).collect::<BTreeSet<_>>().len() == 4, "{history:#}");
+    Ok(())
+}
+
+fn update_of(admin: &Admin<'_>, host: &Host) -> Result<Value> {
+    admin.get(&format!("nodeupdate {}", host.name()))
+}
+
+/// Waits until the run that ended last is not `before` and nothing is under way any more; answers it.
+fn ended(admin: &Admin<'_>, host: &Host, before: &Value) -> Result<Value> {
+    until(&format!("an update of {} is over", host.name()), LONG * 2, || {
+        std::thread::sleep(Duration::from_millis(300));
+        let update = update_of(admin, host)?;
+        let run = update["status"]["history"][0].clone();
+        Ok((run["transaction"] != before["transaction"] && update["spec"]["transaction"].is_null()).then_some(run))
+    })
+}
+
+fn last_run(admin: &Admin<'_>, host: &Host) -> Result<Value> {
+    Ok(update_of(admin, host)?["status"]["history"][0].clone())
+}
+
+/// Waits until the node has looked for updates as it was asked to, and lists these.
+fn lists(admin: &Admin<'_>, host: &Host, wanted: &[&str]) -> Result<()> {
+    let mut last = Value::Null;
+    until(&format!("{} lists {wanted:?}", host.name()), LONG, || {
+        last = update_of(admin, host)?;
+        let available = last["status"]["packages"]["available"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let names: Vec<_> = available.iter().map(|a| text(&a["name"])).collect();
+        Ok((names == wanted && last["status"]["check"] == last["spec"]["check"]).then_some(()))
+    })
+    .with_context(|| format!("{last:#}"))
+}
+
+/// A package whose script reboots the host, unless it may not: it is banned, and the node is given back.
+fn banned(admin: &Admin<'_>, host: &Host) -> Result<()> {
+    let before = last_run(admin, host)?;
+    let script = "[ -e /root/risky-may ] || { echo >> /root/crashed; systemctl --no-block reboot; sleep infinity; }";
+    release(host, "risky", script)?;
+    admin.updates(&["check"])?;
+    let run = ended(admin, host, &before)?;
+    ensure!(run["failure"]["reason"] == "Crashed", "{run:#}");
+
+    // what, who, where, when and why
+    let manager = admin.get("updatemanager default")?;
+    ensure!(manager["spec"]["bannedPackages"] == json!(["risky=2"]), "{manager:#}");
+    let notes: Value = serde_json::from_str(text(&manager["metadata"]["annotations"]["maintenance.virtuozzo.io/bans"]))?;
+    let note = &notes["risky=2"];
+    let at: jiff::Timestamp = text(&note["at"]).parse()?;
+    ensure!(note["by"] == "smartup" && note["node"] == host.name() && text(&note["why"]).contains("rebooted"), "{note:#}");
+    ensure!(text(&run["startedAt"]).parse::<jiff::Timestamp>()? <= at, "{note:#} {run:#}");
+    let events = admin.items("events --field-selector reason=ItemsBanned")?;
+    let [event] = &events[..] else { bail!("one event: {events:#?}") };
+    ensure!(text(&event["message"]).contains(&format!("banned after {}: risky=2", host.name())), "{event:#}");
+    let shown = admin.updates(&["bans"])?;
+    ensure!(shown.lines().any(|l| l.starts_with("risky=2 ") && l.contains(&format!("{}: the host rebooted", host.name()))), "{shown}");
+
+    // mending it has rebooted the host once more, and no more than that; now it is as it was, but for the package
+    ensure!(host.read("/root/crashed")?.lines().count() == 2, "{}", host.read("/root/crashed")?);
+    ensure!(admin.locks()?.is_empty() && admin.get(&format!("node {}", host.name()))?["spec"]["unschedulable"] != true);
+    ensure!(version(host, "risky")? == "2 half-configured", "{}", version(host, "risky")?);
+    Ok(())
+}
+
+/// Somebody has mended the package. Another one is installed, and the banned one is not, though agent and leader are killed meanwhile.
+fn goes_on(admin: &Admin<'_>, all: &[&Host], host: &Host) -> Result<()> {
+    host.run(["dpkg", "-i", "/root/risky_1.deb"])?;
+    // nothing starts but what is asked for
+    admin.spec(&json!({ "maintenanceWindows": [{ "schedule": "0 3 29 2 *", "duration": "0h01m" }] }))?;
+    release(host, "other", "echo >> /root/other-began; while [ ! -e /root/other-may-end ]; do echo at work; sleep 1; done")?;
+    admin.updates(&["check"])?;
+    lists(admin, host, &["other=2", "risky=2"])?;
+    let before = last_run(admin, host)?;
+    admin.updates(&["run", host.name(), "--now"])?;
+    until("it is being installed", LONG, || Ok(host.exec(["test", "-e", "/root/other-began"])?.ok().then_some(())))?;
+    let packages = update_of(admin, host)?["spec"]["transaction"]["packages"].clone();
+    ensure!(packages == json!(["other=2"]), "{packages}");
+
+    let lease = admin.get("lease smartup-controller")?["spec"].clone();
+    let leader = admin.get(&format!("pod {}", text(&lease["holderIdentity"])))?["spec"]["nodeName"].clone();
+    let leader = all.iter().find(|h| leader == h.name()).context("nobody leads")?;
+    let agent = host.sh("pgrep -f '[o]perator agent'")?;
+    host.sh(&format!("kill -9 {}", agent.trim()))?;
+    leader.sh("kill -9 $(pgrep -f '[o]perator controller')")?;
+    until("another agent runs", LONG, || Ok((host.sh("pgrep -f '[o]perator agent'")? != agent).then_some(())))?;
+    until("another controller leads", LONG, || {
+        let acquired = admin.get("lease smartup-controller")?["spec"]["acquireTime"].clone();
+        Ok((acquired.is_string() && acquired != lease["acquireTime"]).then_some(()))
+    })?;
+    host.write("/root/other-may-end", 0o600, "")?;
+    let run = ended(admin, host, &before)?;
+    ensure!(run["failure"].is_null(), "{run:#}");
+    ensure!(host.read("/root/other-began")?.lines().count() == 1, "once");
+    ensure!(version(host, "other")? == "2 installed" && version(host, "risky")? == "1 installed");
+    admin.is_at_rest()
+}
+
+/// Somebody takes the ban back.
+fn installed_after_all(admin: &Admin<'_>, host: &Host) -> Result<()> {
+    lists(admin, host, &["risky=2"])?;
+    host.write("/root/risky-may", 0o600, "")?;
+    let before = last_run(admin, host)?;
+    admin.updates(&["unban", "risky=2"])?;
+    admin.updates(&["run", host.name(), "--now"])?;
+    let run = ended(admin, host, &before)?;
+    ensure!(run["failure"].is_null() && run["packages"] == 1, "{run:#}");
+    ensure!(version(host, "risky")? == "2 installed", "{}", version(host, "risky")?);
+    ensure!(host.read("/root/crashed")?.lines().count() == 2);
+    ensure!(admin.updates(&["bans"])?.trim() == "Nothing is banned.");
+    admin.is_at_rest()
+}
