@@ -156,12 +156,15 @@ impl Carry {
         self.drains.retain(|name, (id, _)| transaction_of(cluster, name).is_some_and(|t| t.id == *id && t.phase == Phase::Draining));
         let spec = spec_of(cluster);
         let without = self.judged(cluster, slots, (&Etcd::Elsewhere, &Alerts::Quiet), now);
-        let is_moving = |name: &String, next: &Next| {
-            matches!(next, Next::Act(Action::Start { .. })) || transaction_of(cluster, name).is_some_and(|t| t.phase != Phase::Releasing)
-        };
-        let moving: Vec<&String> = without.nodes.iter().filter(|(name, next)| is_moving(name, next)).map(|(name, _)| name).collect();
-        let rules = spec.and_then(|s| s.blocking_alerts.as_ref()).filter(|_| !moving.is_empty());
-        let servers = moving.iter().any(|name| cluster.nodes.get(*name).is_some_and(|n| n.server));
+        let phase = |name: &str| transaction_of(cluster, name).map(|t| t.phase);
+        let starts = |next: &Next| matches!(next, Next::Act(Action::Start { .. }));
+        // what is under way is not stopped by alerts: they are asked for where it has done nothing yet, and at its end
+        let heeds = |name: &str| matches!(phase(name), Some(Phase::Checking | Phase::Verifying | Phase::Broken));
+        let heeded = without.nodes.iter().any(|(name, next)| starts(next) || heeds(name));
+        let rules = spec.and_then(|s| s.blocking_alerts.as_ref()).filter(|_| heeded);
+        let moves = |name: &str, next: &Next| starts(next) || phase(name).is_some_and(|phase| phase != Phase::Releasing);
+        let is_server = |name: &str| cluster.nodes.get(name).is_some_and(|n| n.server);
+        let servers = without.nodes.iter().any(|(name, next)| is_server(name) && moves(name, next));
         if rules.is_none() && !servers {
             return without;
         }
