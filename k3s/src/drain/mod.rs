@@ -86,7 +86,7 @@ pub async fn drain(client: &Client, node: &str, options: &Options, report: impl 
         () = options.stop.cancelled() => Err(Error::failed(format!("stopped while {node} was drained"))
             .hint("run the same command again to go on; pods that were evicted run elsewhere")),
         outcome = async {
-            let cordon = cordon::cordon(client, node, &options.why).await?;
+            let cordon = cordon::cordon(client, node, None, &options.why).await?;
             work.run(deadline, options.timeout, report).await.map(|stay| (cordon, stay))
         } => outcome,
     };
