@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
-use common::{Control, LONG, done, holders, is_one_cluster, smartup, yaml};
+use common::{Control, LONG, done, follow, holders, is_one_cluster, smartup, yaml};
 use integration::{Host, Lab, LabSpec, until};
 use serde_json::{Value, json};
 
@@ -285,7 +285,32 @@ fn one_after_the_other_past_a_budget_an_admins_cordon_and_a_killed_controller() 
         look(h1, &mut seen)?;
         Ok((seen.installed.len() == before + 1).then_some(()))
     })?;
+    disabled_in_the_middle(h1)?;
     lab.down()
+}
+
+/// h4 is being installed: it is let finish. What a controller that died has left on h3 is taken off, and h2's cordon is the admin's.
+fn disabled_in_the_middle(h1: &Host) -> Result<()> {
+    h1.sh("k3s kubectl cordon h3 && k3s kubectl annotate node h3 smartup/cordoned=update")?;
+    let mut run = h1.spawn(["smartup", "disable", "--events", "json"])?;
+    let waits = follow(&mut run, |e| e["event"] == "waiting" && e["step"] == "updates")?;
+    ensure!(waits.to_string().contains("h4 is being updated (Installing)"), "{waits:?}");
+    until("h4 is let finish", LONG, || match items(h1, "nodeupdates") {
+        Ok(updates) if updates.iter().any(|u| !u["spec"]["transaction"].is_null()) => {
+            // it may be gone by now
+            hosts(h1, &updates).ok();
+            Ok(None)
+        }
+        _ => Ok(Some(())),
+    })?;
+    let mut said = String::new();
+    while let Some(line) = run.line()? {
+        said = said + &line + "\n";
+    }
+    ensure!(run.wait()? == 0 && said.contains("cordon of node h3"), "{said}");
+    ensure!(!said.contains("cordon of node h4") && !said.contains("cordon of node h2"), "its own end uncordoned h4: {said}");
+    ensure!(cordoned(h1)? == [("h2".to_owned(), String::new())], "{:?}", cordoned(h1)?);
+    Ok(())
 }
 
 /// No lock, no cordon but the admin's own, and a history.
