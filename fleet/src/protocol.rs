@@ -129,6 +129,8 @@ pub enum Job {
     Disable {
         /// The manifest that brought it; None = the one on the server, or smartup's own.
         manifest: Option<String>,
+        /// Nodes in the middle of an update are not waited for.
+        now: bool,
     },
     /// Smart updates are disabled: let this host update itself again.
     Disabled {

@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
-use common::{Control, LONG, done, holders, is_one_cluster, smartup, yaml};
+use common::{Control, LONG, done, follow, holders, is_one_cluster, smartup, yaml};
 use integration::{Host, Lab, LabSpec, until};
 use serde_json::{Value, json};
 
@@ -139,6 +139,8 @@ fn cordoned(h1: &Host) -> Result<Vec<(String, String)>> {
 struct Seen {
     /// The nodes on which something was installed, in their order.
     installed: Vec<String>,
+    /// Their transactions: a node may be updated twice in a row.
+    transactions: BTreeSet<String>,
     /// Nodes that were given back, and why.
     put_off: BTreeSet<(String, String)>,
     killed: bool,
@@ -161,7 +163,7 @@ fn look(h1: &Host, seen: &mut Seen) -> Result<Vec<Value>> {
     seen.must(busy.len() <= 1, || format!("more than one at a time: {busy:#?}"));
     for update in &busy {
         let (node, phase) = (name(update).to_owned(), text(&update["spec"]["transaction"]["phase"]));
-        if phase == "Installing" && seen.installed.last() != Some(&node) {
+        if phase == "Installing" && seen.transactions.insert(text(&update["spec"]["transaction"]["id"]).to_owned()) {
             // h2 is cordoned by somebody else
             let cordoned = cordoned(h1)?;
             let off = cordoned.iter().any(|(n, why)| *n == node && (why == "update" || n == "h2"));
@@ -285,7 +287,34 @@ fn one_after_the_other_past_a_budget_an_admins_cordon_and_a_killed_controller() 
         look(h1, &mut seen)?;
         Ok((seen.installed.len() == before + 1).then_some(()))
     })?;
+    disabled_in_the_middle(h1)?;
     lab.down()
+}
+
+/// h4 is in the middle of an update: it is let finish. What a controller that died would leave on h3 is taken off, and h2's cordon is
+/// the admin's.
+fn disabled_in_the_middle(h1: &Host) -> Result<()> {
+    let mut run = h1.spawn(["smartup", "disable", "--events", "json"])?;
+    let waits = follow(&mut run, |e| e["event"] == "waiting" && e["step"] == "updates")?;
+    ensure!(waits.to_string().contains("h4 is being updated ("), "{waits:?}");
+    until("h4 is let finish", LONG, || match items(h1, "nodeupdates") {
+        Ok(updates) if updates.iter().any(|u| !u["spec"]["transaction"].is_null()) => {
+            // it may be gone by now
+            hosts(h1, &updates).ok();
+            Ok(None)
+        }
+        _ => Ok(Some(())),
+    })?;
+    let mut said = String::new();
+    while let Some(line) = run.line()? {
+        said = said + &line + "\n";
+    }
+    ensure!(run.wait()? == 0 && !said.contains("cordon of node"), "its own end uncordoned h4: {said}");
+    h1.sh("k3s kubectl cordon h3 && k3s kubectl annotate node h3 smartup/cordoned=update")?;
+    let said = done(h1, &["disable"])?;
+    ensure!(said.starts_with("gone: cordon of node h3\n") && !said.contains("cordon of node h2"), "{said}");
+    ensure!(cordoned(h1)? == [("h2".to_owned(), String::new())], "{:?}", cordoned(h1)?);
+    Ok(())
 }
 
 /// No lock, no cordon but the admin's own, and a history.

@@ -131,6 +131,8 @@ fn an_api_server_takes_them_and_refuses_what_they_do_not_allow() -> Result<()> {
             The UpdateManager "default" is invalid: spec.bannedPatches: Invalid value: "123-4-5": spec.bannedPatches in body should match '^(0|[1-9][0-9]{0,8})-(0|[1-9][0-9]{0,8})-r(0|[1-9][0-9]{0,8})$'
         {"suspend":"yes"}
             error: error validating "STDIN": error validating data: ValidationError(UpdateManager.spec.suspend): invalid type for io.virtuozzo.maintenance.v1.UpdateManager.spec.suspend: got "string", expected "boolean"; if you choose to ignore these errors, turn validation off with --validate=false
+        {"marksBefore":{"labels":{"state":"not this!"}}}
+            The UpdateManager "default" is invalid: spec.marksBefore.labels.state: Invalid value: "not this!": spec.marksBefore.labels.state in body should match '^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$'
         "#);
     }
     lab.down()
@@ -157,6 +159,7 @@ fn refusals(host: &Host) -> Result<String> {
         ("bannedPackages", json!({ "bannedPackages": ["bash=5.2.15-2+b8", "bash=5.2.15-2+b8"] })),
         ("bannedPatches", json!({ "bannedPatches": ["123-4-5"] })),
         ("suspend", json!({ "suspend": "yes" })),
+        ("marksBefore", json!({ "marksBefore": { "labels": { "state": "not this!" } } })),
     ] {
         let answer = kubectl(host, &["apply", "--dry-run=server", "-f", "-"], &manager(&spec))?;
         let Err(why) = answer else { anyhow::bail!("{spec} was taken") };

@@ -121,6 +121,7 @@ impl Objects {
             (_, None) => status(404, "not found"),
             (_, Some(found)) if other_version(&found) => status(409, "the object has been modified"),
             ("PUT", Some(_)) => (200, self.put(path, body.clone())),
+            ("PATCH", Some(found)) if another(&body["metadata"]["uid"], &found["metadata"]["uid"]) => status(422, "field is immutable"),
             ("PATCH", Some(mut found)) => {
                 merge(&mut found, body);
                 (200, self.put(path, found))
@@ -132,6 +133,11 @@ impl Objects {
             _ => status(405, "method not allowed"),
         }
     }
+}
+
+/// Whether something is wanted, and something else is there.
+fn another(wanted: &Value, there: &Value) -> bool {
+    !wanted.is_null() && wanted != there
 }
 
 /// Whether a path is that of many objects.

@@ -49,3 +49,12 @@ impl Clients {
         Client::try_from(config).context(what())
     }
 }
+
+#[cfg(test)]
+impl Clients {
+    /// Of an API that is made for a test; there are no servers behind it.
+    pub(crate) fn of_test(client: Client) -> Self {
+        let config = Config::new(http::Uri::from_static("https://127.0.0.1:1"));
+        Self { asking: client.clone(), watching: client, config }
+    }
+}

@@ -21,6 +21,8 @@ pub use manifest::{job_name, manifest};
 
 /// smartup's version, which is the operator's.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// What nodes are cordoned for while they are updated, as the annotation [`k3s::CORDON`] has it.
+pub const CORDONED_FOR: &str = "update";
 /// The lease that the leading controller holds, in the operator's namespace.
 const LEASE: &str = "smartup-controller";
 /// The agents' `DaemonSet`.

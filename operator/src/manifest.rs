@@ -73,7 +73,7 @@ mod tests {
         vz-maintenance-operator:
           updatemanagers: get,list,watch,patch
           updatemanagers/status: patch
-          nodeupdates: get,list,watch,create,patch,delete
+          nodeupdates: get,list,watch,create,patch
           leases: get,list,watch,create,update,delete
           events: create
           secrets: get (smartup-notify only)

@@ -22,7 +22,7 @@ mod zone;
 
 pub use assign::{Asked, assign};
 pub use item::{Item, suggestion};
-pub use matched::{AlertPattern, BootId, HostPath, PodSelector, ServiceName, TransactionId, WebUrl};
+pub use matched::{AlertPattern, BootId, HostPath, LabelValue, MarkName, PodSelector, ServiceName, TransactionId, WebUrl};
 pub use package::{Bans, Names, PackageName};
 pub use patch_name::PatchName;
 pub use policy::{Policy, Stage};

@@ -94,6 +94,24 @@ matched!(
 const KEY: &str = r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?";
 const VALUE: &str = "([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?";
 
+matched!(
+    /// The name of a label or an annotation (Kubernetes, "Labels and Selectors", syntax).
+    MarkName,
+    "name",
+    r"^([a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$",
+    max: 317,
+    "the name of a label, as in example.com/patched"
+);
+
+matched!(
+    /// The value of a label (the same).
+    LabelValue,
+    "value",
+    "^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$",
+    max: 63,
+    "the value of a label: at most 63 letters, digits and ., _, - between them"
+);
+
 static SELECTOR: LazyLock<String> = LazyLock::new(|| {
     let values = format!(r"\(\s*{VALUE}\s*(,\s*{VALUE}\s*)*\)");
     let one = format!(r"\s*(!\s*{KEY}|{KEY}(\s*(=|==|!=)\s*{VALUE}|\s+(in|notin)\s*{values})?)\s*");
@@ -173,6 +191,16 @@ mod tests {
         assert_eq!(
             takes::<PodSelector>(&["runtime=long,cost=expensive", "a in (b, c),!x/y, k != v,e", "a=", "", "a in b", "a=b c", "=b", "a,"]),
             [true, true, true, false, false, false, false, false]
+        );
+        assert_eq!(
+            takes::<MarkName>(&["patched", "example.com/Patched_at", "", "a b", "a/b/c", "Example.com/a", "-a", "a..b/c", "a/"]),
+            [true, true, false, false, false, false, false, false, false]
+        );
+        assert_eq!(takes::<LabelValue>(&["", "yes", "1.2_3-x", "a b", "yes!", "-"]), [true, true, true, false, false, false]);
+        let long = |n| "a".repeat(n);
+        assert_eq!(
+            (takes::<MarkName>(&[&long(63), &long(64)]), takes::<LabelValue>(&[&long(63), &long(64)])),
+            (vec![true, false], vec![true, false])
         );
         assert_eq!(takes::<AlertPattern>(&["^(Watchdog|Info.*)$", ".*", "", "("]), [true, true, false, false]);
     }

@@ -1,6 +1,5 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Args;
 use cluster::Role;
@@ -13,14 +12,11 @@ use crate::remote::Remote;
 use crate::rollout::{self, Disabled};
 use crate::run_here::stop_on_signal;
 
-/// How long all that belongs to the operator may take to go.
-pub const TIMEOUT: Duration = Duration::from_secs(600);
-
 /// Take the maintenance operator out of the cluster, and nothing else
 ///
 /// Run as root on a server, or with a cluster's file from anywhere. Deletes what was wanted and what is known of the nodes first,
 /// then the manifest's objects, the last one first, and takes from the nodes the labels that smartup has set. The hosts update
-/// themselves as they did before.
+/// themselves as they did before. Nodes in the middle of an update are let finish, for an hour at most.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  smartup disable\n  smartup disable -f cluster.yaml --k3s")]
 pub struct Disable {
@@ -30,6 +26,9 @@ pub struct Disable {
     /// Stop k3s as well and disable it at boot: on this host, or with -f on every host of the file. Its data and its pods stay
     #[arg(long)]
     k3s: bool,
+    /// Do not wait for nodes in the middle of an update. What has begun on a host goes on there; the node takes pods again at once
+    #[arg(long)]
+    now: bool,
     #[command(flatten)]
     reach: Reach,
 }
@@ -49,16 +48,16 @@ impl Disable {
     }
 
     async fn here(&self, manifest: Option<&str>, progress: &Progress) -> Result<Disabled> {
-        let host = Host::open(progress.reporter(), stop_on_signal()?, TIMEOUT).await?;
-        let mut done = rollout::disable(&host, manifest).await?;
+        let mut host = Host::open(progress.reporter(), stop_on_signal()?, rollout::TIMEOUT).await?;
+        let mut done = rollout::disable(&mut host, manifest, self.now).await?;
         done.gone.extend(rollout::put_back(&host, self.k3s).await?);
         Ok(done)
     }
 
     /// Agents before servers: they have nobody to speak to otherwise.
     async fn over_ssh(&self, remote: &Remote, manifest: Option<String>, progress: &Progress) -> Result<Disabled> {
-        let mut done: Disabled =
-            understood(remote.ask_a_server(|_| Job::Disable { manifest: manifest.clone() }, &progress.reporter()).await)?;
+        let disable = |_| Job::Disable { manifest: manifest.clone(), now: self.now };
+        let mut done: Disabled = understood(remote.ask_a_server(disable, &progress.reporter()).await)?;
         let (job, mut failed) = (Job::Disabled { k3s: self.k3s }, Vec::new());
         for role in [Role::Agent, Role::Server] {
             for (host, answer) in remote.ask_all(remote.cluster.hosts.iter().filter(|h| h.role == role), &job).await {

@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
-use super::{disable, image, reset, snapshot, status, ticket};
+use super::{image, reset, snapshot, status, ticket};
 use crate::depart;
 use crate::doctor::doors::{self, Doors};
 use crate::doctor::{self, Patient};
@@ -150,12 +150,12 @@ async fn work(job: Job, heard: &mut UnboundedReceiver<ToNode>, stop: &Cancellati
             let host = Host::open(talk.reporter(), stop.clone(), Duration::from_secs(wish.timeout_s)).await?;
             to_json(&rollout::enable(&host, wish.manifest.as_deref(), wish.update_manager.as_deref(), wish.goes_on).await?)
         }
-        Job::Disable { manifest } => {
-            let host = Host::open(talk.reporter(), stop.clone(), disable::TIMEOUT).await?;
-            to_json(&rollout::disable(&host, manifest.as_deref()).await?)
+        Job::Disable { manifest, now } => {
+            let mut host = Host::open(talk.reporter(), stop.clone(), rollout::TIMEOUT).await?;
+            to_json(&rollout::disable(&mut host, manifest.as_deref(), now).await?)
         }
         Job::Disabled { k3s } => {
-            let host = Host::open(talk.reporter(), stop.clone(), disable::TIMEOUT).await?;
+            let host = Host::open(talk.reporter(), stop.clone(), rollout::TIMEOUT).await?;
             to_json(&rollout::put_back(&host, k3s).await?)
         }
         Job::Doctor(wish) => examine(*wish, heard, stop, talk).await,

@@ -1,13 +1,15 @@
 //! The operator goes, with all that came with it.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use cluster::Role;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt as _;
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
-use node::{Error, Host, Result};
+use node::{Awaited, Error, Host, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use updates::names;
@@ -27,13 +29,25 @@ pub struct Disabled {
     pub kept: Vec<String>,
 }
 
+/// How long all that belongs to the operator may take to go.
+pub const TIMEOUT: Duration = Duration::from_secs(600);
+/// How long nodes that are being updated may take to be done.
+const UPDATES: Duration = Duration::from_secs(3600);
+
 /// Takes the operator out of the cluster, from a server. `named` is the text of the manifest that brought it, if the user has another
-/// than the one on this host or ours.
+/// than the one on this host or ours. Nodes in the middle of an update are let finish, unless it is to be `now`.
 ///
 /// # Errors
-/// Refused when another operation is under way; failed when something does not go, with what holds it.
-pub async fn disable(host: &Host, named: Option<&str>) -> Result<Disabled> {
+/// Refused when another operation is under way; failed when an update is not over within an hour, or when something does not go, with
+/// what holds it.
+pub async fn disable(host: &mut Host, named: Option<&str>, now: bool) -> Result<Disabled> {
     let client = depart::admin(None).await?;
+    if !now {
+        host.deadline = Instant::now() + UPDATES;
+        let_finish(&Objects { host, client: client.clone() }).await?;
+    }
+    host.deadline = Instant::now() + TIMEOUT;
+    let host = &*host;
     let objects = Objects { host, client: client.clone() };
     // which image it was does not matter for what is to go
     let any = || "smartup.local/operator:any".parse().map_err(|e: cluster::Invalid| Error::failed(e.to_string()));
@@ -64,7 +78,7 @@ pub async fn disable(host: &Host, named: Option<&str>) -> Result<Disabled> {
                 theirs => done.kept.push(format!("{namespace}, which holds {}", theirs.join(", "))),
             }
         }
-        unlabel(&objects, &mut done).await?;
+        leave_nodes(&objects, &mut done).await?;
         Ok(done)
     };
     let done = done.await;
@@ -94,8 +108,50 @@ fn defined(definition: &Value) -> Option<GroupVersionKind> {
     Some(GroupVersionKind::gvk(spec["group"].as_str()?, version["name"].as_str()?, spec["names"]["kind"].as_str()?))
 }
 
-/// Takes from the nodes the labels that smartup has set.
-async fn unlabel(objects: &Objects<'_>, done: &mut Disabled) -> Result<()> {
+/// Lets no update start any more, and those that have touched their nodes come to their end. Broken ones do not by themselves.
+async fn let_finish(objects: &Objects<'_>) -> Result<()> {
+    let ours = async |kind: &str| {
+        let found = objects.kind(&GroupVersionKind::gvk(names::GROUP, names::VERSION, kind)).await?;
+        Ok::<_, Error>(
+            found.map(|(resource, _)| Api::<DynamicObject>::namespaced_with(objects.client.clone(), names::NAMESPACE, &resource)),
+        )
+    };
+    // a vendor's operator does not say what is under way
+    let (Some(managers), Some(updates)) = (ours("UpdateManager").await?, ours("NodeUpdate").await?) else { return Ok(()) };
+    let (how, halt) = (PatchParams::default(), Patch::Merge(json!({ "spec": { "halted": true } })));
+    let halted = objects.ask("halting updates", async || match managers.patch(names::INSTANCE, &how, &halt).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => other.map(drop),
+    });
+    halted.await?;
+    // each node that is being updated has one: they are few, and small
+    let leases = Api::<Lease>::namespaced(objects.client.clone(), names::NAMESPACE);
+    let under_way = async || {
+        let all = leases.list(&ListParams::default()).await?.items;
+        let mut busy = Vec::new();
+        for lease in all.iter().filter(|l| l.name_any().starts_with(names::LOCK_PREFIX)) {
+            let Some(node) = lease.spec.as_ref().and_then(|s| s.holder_identity.as_ref()) else { continue };
+            let update = updates.get_opt(node).await?;
+            busy.extend(update.and_then(|u| Some(format!("{node} is being updated ({})", phase(&u.data)?))));
+        }
+        Ok::<_, kube::Error>(busy)
+    };
+    objects
+        .host
+        .wait_for("updates", "the updates that have begun to come to their end (disable --now does not)", async || {
+            let busy = objects.ask("looking at the nodes' updates", &under_way).await?;
+            Ok(if busy.is_empty() { Awaited::Done(()) } else { Awaited::missing(busy.join(", ")) })
+        })
+        .await
+}
+
+/// The phase that a `NodeUpdate` is in, if it goes on by itself.
+fn phase(update: &Value) -> Option<&str> {
+    update.pointer("/spec/transaction/phase")?.as_str().filter(|phase| *phase != "Broken")
+}
+
+/// Takes from the nodes the labels that smartup has set, and the cordons of updates that do not go on any more.
+async fn leave_nodes(objects: &Objects<'_>, done: &mut Disabled) -> Result<()> {
     let api = Api::<Node>::all(objects.client.clone());
     let nodes = objects.ask("listing the nodes", async || api.list_metadata(&ListParams::default()).await).await?;
     for node in &nodes.items {
@@ -106,6 +162,10 @@ async fn unlabel(objects: &Objects<'_>, done: &mut Disabled) -> Result<()> {
             let patch = Patch::Merge(json!({ "metadata": { "labels": none } }));
             let how = PatchParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PatchParams::default() };
             objects.ask(&format!("taking labels from node {name}"), async || api.patch_metadata(&name, &how, &patch).await).await?;
+        }
+        if node.annotations().get(k3s::CORDON).is_some_and(|why| why == operator::CORDONED_FOR) {
+            k3s::uncordon_for(&objects.client, &name, node.metadata.uid.as_deref(), operator::CORDONED_FOR).await?;
+            done.gone.push(format!("cordon of node {name}"));
         }
         done.gone.extend(ours.iter().map(|l| format!("label {l} of node {name}")));
         done.kept.extend(others.iter().map(|(l, who)| format!("label {l} of node {name}, set by {who}")));
@@ -139,4 +199,17 @@ pub async fn put_back(host: &Host, k3s: bool) -> Result<Vec<String>> {
         }
     }
     Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_on_is_waited_for() {
+        let of = |phase: &str| json!({ "spec": { "transaction": { "phase": phase } } });
+        assert_eq!(phase(&of("Installing")), Some("Installing"));
+        assert_eq!(phase(&of("Broken")), None, "it may take for ever");
+        assert_eq!(phase(&json!({ "spec": {} })), None);
+    }
 }

@@ -8,7 +8,7 @@ mod foreign;
 mod labels;
 mod manifest;
 
-pub use disable::{Disabled, disable, put_back};
+pub use disable::{Disabled, TIMEOUT, disable, put_back};
 pub use enable::{Enabled, enable};
 pub use manifest::Manifest;
 

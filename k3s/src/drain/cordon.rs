@@ -38,12 +38,13 @@ impl Cordon {
     }
 }
 
-/// Cordons a node, unless it is; the annotation [`CORDON`] says what for. Answers whose cordon it has now.
+/// Cordons a node, unless it is; the annotation [`CORDON`] says what for. Answers whose cordon it has now. With a `uid`, only that
+/// node, and no namesake that has come since.
 ///
 /// # Errors
 /// When there is no such node, the API does not answer for some seconds, or refuses.
-pub async fn cordon(client: &Client, node: &str, why: &str) -> Result<Cordon> {
-    let found = change(client, node, |found| {
+pub async fn cordon(client: &Client, node: &str, uid: Option<&str>, why: &str) -> Result<Cordon> {
+    let found = change(client, node, uid, |found| {
         (Cordon::of(found) == Cordon::None)
             .then(|| json!({ "metadata": { "annotations": { CORDON: why } }, "spec": { "unschedulable": true } }))
     })
@@ -61,19 +62,19 @@ pub(super) fn unknown(node: &str) -> Error {
 /// # Errors
 /// When the API does not answer for some seconds, or refuses.
 pub async fn uncordon(client: &Client, node: &str) -> Result<Option<Cordon>> {
-    take_off(client, node, |_| true).await
+    take_off(client, node, None, |_| true).await
 }
 
-/// The same, if smartup cordoned it for just this: what it does elsewhere at the same time goes on.
+/// The same, if smartup cordoned it for just this: what it does elsewhere at the same time goes on. With a `uid`, only that node.
 ///
 /// # Errors
 /// When the API does not answer for some seconds, or refuses.
-pub async fn uncordon_for(client: &Client, node: &str, why: &str) -> Result<Option<Cordon>> {
-    take_off(client, node, |found| found == why).await
+pub async fn uncordon_for(client: &Client, node: &str, uid: Option<&str>, why: &str) -> Result<Option<Cordon>> {
+    take_off(client, node, uid, |found| found == why).await
 }
 
-async fn take_off(client: &Client, node: &str, ours: impl Fn(&str) -> bool) -> Result<Option<Cordon>> {
-    let found = change(client, node, |found| {
+async fn take_off(client: &Client, node: &str, uid: Option<&str>, ours: impl Fn(&str) -> bool) -> Result<Option<Cordon>> {
+    let found = change(client, node, uid, |found| {
         let off = json!({ "metadata": { "annotations": { CORDON: null } }, "spec": { "unschedulable": null } });
         found.annotations().get(CORDON).is_some_and(|why| ours(why)).then_some(off)
     })
@@ -85,12 +86,13 @@ async fn take_off(client: &Client, node: &str, ours: impl Fn(&str) -> bool) -> R
 const TRIES: u32 = 10;
 
 /// Applies a merge patch to a node as long as it is as `patch` saw it. Answers the node as it is then; None = it is not there.
-async fn change(client: &Client, name: &str, patch: impl Fn(&Node) -> Option<Value>) -> Result<Option<Node>> {
+async fn change(client: &Client, name: &str, uid: Option<&str>, patch: impl Fn(&Node) -> Option<Value>) -> Result<Option<Node>> {
+    let is_it = |node: &Node| uid.is_none_or(|uid| node.metadata.uid.as_deref() == Some(uid));
     let nodes: Api<Node> = Api::all(client.clone());
     let mut tries = 0;
     loop {
         let done = async {
-            let Some(node) = nodes.get_opt(name).await? else { return Ok(None) };
+            let Some(node) = nodes.get_opt(name).await?.filter(is_it) else { return Ok(None) };
             let Some(mut patch) = patch(&node) else { return Ok(Some(node)) };
             patch["metadata"]["resourceVersion"] = json!(node.metadata.resource_version);
             nodes.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.map(Some)
@@ -129,9 +131,9 @@ mod tests {
     #[tokio::test]
     async fn what_we_put_on_we_take_off() {
         let api = api(json!({ "spec": { "podCIDR": "10.42.0.0/24" } }));
-        assert_eq!(cordon(&api.client(), "h1", "leave").await.unwrap(), Cordon::Ours);
+        assert_eq!(cordon(&api.client(), "h1", None, "leave").await.unwrap(), Cordon::Ours);
         assert_eq!(state(&api), (json!(true), json!("leave")));
-        assert_eq!(cordon(&api.client(), "h1", "another").await.unwrap(), Cordon::Ours);
+        assert_eq!(cordon(&api.client(), "h1", None, "another").await.unwrap(), Cordon::Ours);
         assert_eq!(api.changes().len(), 1, "once is enough");
         assert_eq!(uncordon(&api.client(), "h1").await.unwrap(), Some(Cordon::None));
         assert_eq!(state(&api), (Value::Null, Value::Null));
@@ -143,7 +145,7 @@ mod tests {
     #[tokio::test]
     async fn an_administrators_cordon_is_never_undone() {
         let api = api(json!({ "spec": { "unschedulable": true } }));
-        assert_eq!(cordon(&api.client(), "h1", "leave").await.unwrap(), Cordon::Theirs);
+        assert_eq!(cordon(&api.client(), "h1", None, "leave").await.unwrap(), Cordon::Theirs);
         assert_eq!(uncordon(&api.client(), "h1").await.unwrap(), Some(Cordon::Theirs));
         assert!(api.changes().is_empty(), "{:?}", api.changes());
     }
@@ -151,9 +153,29 @@ mod tests {
     #[tokio::test]
     async fn what_it_is_cordoned_for_besides_goes_on() {
         let api = api(json!({ "spec": {} }));
-        cordon(&api.client(), "h1", "h1 leaves the cluster").await.unwrap();
-        assert_eq!(uncordon_for(&api.client(), "h1", "update").await.unwrap(), Some(Cordon::Ours));
-        assert_eq!(uncordon_for(&api.client(), "h1", "h1 leaves the cluster").await.unwrap(), Some(Cordon::None));
+        cordon(&api.client(), "h1", None, "h1 leaves the cluster").await.unwrap();
+        assert_eq!(uncordon_for(&api.client(), "h1", None, "update").await.unwrap(), Some(Cordon::Ours));
+        assert_eq!(uncordon_for(&api.client(), "h1", None, "h1 leaves the cluster").await.unwrap(), Some(Cordon::None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namesake_is_left_alone() {
+        let api = api(json!({ "metadata": { "uid": "u1" }, "spec": {} }));
+        let client = api.client();
+        assert_eq!(cordon(&client, "h1", Some("u9"), "update").await.unwrap_err().what, "there is no node h1");
+        assert_eq!(uncordon_for(&client, "h1", Some("u9"), "update").await.unwrap(), None);
+        assert!(api.changes().is_empty());
+        // it comes between the look and the change
+        let mut first = true;
+        api.on(move |objects, asked| {
+            if asked.method == "PATCH" && std::mem::take(&mut first) {
+                objects.change(NODE, |n| n["metadata"]["uid"] = json!("u2"));
+            }
+            None
+        });
+        assert!(cordon(&client, "h1", Some("u1"), "update").await.is_err());
+        assert_eq!(state(&api), (Value::Null, Value::Null));
+        assert_eq!(cordon(&client, "h1", Some("u2"), "update").await.unwrap(), Cordon::Ours);
     }
 
     #[tokio::test]
@@ -173,7 +195,7 @@ mod tests {
             }
             None
         });
-        assert_eq!(cordon(&api.client(), "h1", "leave").await.unwrap(), Cordon::Theirs, "somebody was faster");
+        assert_eq!(cordon(&api.client(), "h1", None, "leave").await.unwrap(), Cordon::Theirs, "somebody was faster");
         assert_eq!(state(&api), (json!(true), Value::Null));
     }
 
@@ -185,10 +207,10 @@ mod tests {
             away -= 1;
             (away >= 0).then(|| crate::fake_api::status(503, "etcd has no leader"))
         });
-        assert_eq!(cordon(&api.client(), "h1", "leave").await.unwrap(), Cordon::Ours);
+        assert_eq!(cordon(&api.client(), "h1", None, "leave").await.unwrap(), Cordon::Ours);
         api.fail("GET", NODE, 403);
         assert_eq!(uncordon(&api.client(), "h1").await.unwrap_err().what, "cannot cordon or uncordon node h1: so it is told to");
         assert_eq!(uncordon(&api.client(), "h9").await.unwrap(), None);
-        assert_eq!(cordon(&api.client(), "h9", "leave").await.unwrap_err().what, "there is no node h9");
+        assert_eq!(cordon(&api.client(), "h9", None, "leave").await.unwrap_err().what, "there is no node h9");
     }
 }

@@ -7,6 +7,7 @@ mod decide;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, ListParams, Preconditions};
@@ -50,6 +51,8 @@ pub struct Drained {
 
 /// How often the node is looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// How many evictions are asked for at once. An admission webhook may take seconds for each.
+const EVICTIONS: usize = 8;
 /// How many pods a message names at most.
 const NAMED: usize = 5;
 
@@ -69,7 +72,7 @@ const NAMED: usize = 5;
 /// the time is up; failed when a pod does not end, an eviction is denied, the API is away for too long, or it was stopped.
 pub async fn drain(client: &Client, node: &str, options: &Options, report: impl Fn(&str)) -> Result<Drained> {
     let mut work = Emptying::new(client, node, &options.rules);
-    let pods = work.pods().await.map_err(|e| work.unlisted(&e))?;
+    let pods = work.pods(Read::Fresh).await.map_err(|e| work.unlisted(&e))?;
     let plan = Plan::of(&pods, None, &options.rules, Timestamp::now());
     refuse(node, &plan)?;
     let lost: Vec<String> = plan.evict.iter().filter(|p| decide::loses_data(p)).map(|p| PodName::of(p).to_string()).collect();
@@ -83,7 +86,7 @@ pub async fn drain(client: &Client, node: &str, options: &Options, report: impl 
         () = options.stop.cancelled() => Err(Error::failed(format!("stopped while {node} was drained"))
             .hint("run the same command again to go on; pods that were evicted run elsewhere")),
         outcome = async {
-            let cordon = cordon::cordon(client, node, &options.why).await?;
+            let cordon = cordon::cordon(client, node, None, &options.why).await?;
             work.run(deadline, options.timeout, report).await.map(|stay| (cordon, stay))
         } => outcome,
     };
@@ -105,7 +108,7 @@ pub async fn drain(client: &Client, node: &str, options: &Options, report: impl 
 /// # Errors
 /// When the API does not answer or refuses.
 pub async fn obstacles(client: &Client, node: &str, rules: &Rules) -> kube::Result<Obstacles> {
-    let pods = Emptying::new(client, node, rules).pods().await?;
+    let pods = Emptying::new(client, node, rules).pods(Read::Fresh).await?;
     let plan = Plan::of(&pods, None, rules, Timestamp::now());
     let budgets = if plan.evict.is_empty() || rules.disable_eviction { Vec::new() } else { budget::list(client).await? };
     let kept = plan.evict.iter().filter_map(|pod| keepers(pod, &budgets)).collect();
@@ -177,6 +180,15 @@ struct Refusal {
     why: String,
 }
 
+/// Where pods are read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Read {
+    /// What an API server has in memory, by node: one of thousands of pods costs it next to nothing.
+    Cached,
+    /// What is in etcd.
+    Fresh,
+}
+
 /// How far a drain is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Standing {
@@ -227,7 +239,14 @@ impl Emptying {
     /// # Errors
     /// Refused when the rules let a pod neither go nor stay; failed when the API refuses for good.
     pub async fn look(&mut self) -> Result<Standing> {
-        match self.pods().await {
+        let read = if self.first.is_none() { Read::Fresh } else { Read::Cached };
+        let standing = self.look_at(read).await?;
+        // what the API server has in memory may be old
+        if standing.is_done() && read == Read::Cached { self.look_at(Read::Fresh).await } else { Ok(standing) }
+    }
+
+    async fn look_at(&mut self, read: Read) -> Result<Standing> {
+        match self.pods(read).await {
             Ok(pods) => self.round(&pods).await,
             Err(e) if transient(&e) => {
                 Ok(Standing { awaited: vec![format!("the API does not answer: {}", in_words(&e))], ..Standing::default() })
@@ -260,8 +279,11 @@ impl Emptying {
         }
     }
 
-    async fn pods(&self) -> kube::Result<Vec<Pod>> {
+    async fn pods(&self, read: Read) -> kube::Result<Vec<Pod>> {
         let mut here = ListParams::default().fields(&format!("spec.nodeName={}", self.node));
+        if read == Read::Cached {
+            here = here.match_any();
+        }
         here.label_selector.clone_from(&self.rules.pod_selector);
         Ok(Api::all(self.client.clone()).list(&here).await?.items)
     }
@@ -272,14 +294,18 @@ impl Emptying {
         self.first.get_or_insert_with(|| pods.iter().filter_map(ResourceExt::uid).collect());
         refuse(&self.node, &plan)?;
         let mut standing = Standing { stay: plan.stay, ..Standing::default() };
-        let mut refused = Vec::new();
-        for pod in plan.evict {
+        let not_yet = |pod: &&Pod| {
+            let refusal = pod.metadata.uid.as_ref().and_then(|uid| self.refused.get(uid));
+            refusal.and_then(|r| r.again).is_some_and(|again| Instant::now() < again)
+        };
+        let (mut refused, now): (Vec<_>, Vec<_>) = plan.evict.into_iter().partition(not_yet);
+        let (client, rules) = (&self.client, &self.rules);
+        let asked: Vec<_> = now.into_iter().map(|pod| async move { (pod, Answer::of(evict(client, pod, rules).await)) }).collect();
+        let answers: Vec<_> = futures::stream::iter(asked).buffered(EVICTIONS).collect().await;
+        let before = refused.len();
+        for (pod, answer) in answers {
             let uid = pod.uid().unwrap_or_default();
-            if self.refused.get(&uid).and_then(|r| r.again).is_some_and(|again| Instant::now() < again) {
-                refused.push(pod);
-                continue;
-            }
-            match Answer::of(evict(&self.client, pod, &self.rules).await) {
+            match answer {
                 Answer::Evicted => {
                     self.evicted.insert(PodName::of(pod));
                     self.refused.remove(&uid);
@@ -292,11 +318,13 @@ impl Emptying {
                     refusal.again = Some(Instant::now() + pause(refusal.times, after));
                     refusal.why = why;
                     refused.push(pod);
-                    // as new as the refusal; without them the API's own words must do
-                    self.budgets = budget::list(&self.client).await.unwrap_or_default();
                 }
                 Answer::Never(why) => return Err(Error::failed(format!("{} cannot be evicted: {why}", PodName::of(pod)))),
             }
+        }
+        if refused.len() > before {
+            // as new as the refusals; without them the API's own words must do
+            self.budgets = budget::list(&self.client).await.unwrap_or_default();
         }
         for pod in refused {
             if let Some(kept) = keepers(pod, &self.budgets) {

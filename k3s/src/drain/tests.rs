@@ -135,6 +135,20 @@ async fn a_budget_that_gives_way_is_waited_for_in_growing_pauses() {
     assert!(said[0].starts_with(kept), "{said:?}");
     let asked = api.changes().iter().filter(|c| c.ends_with("/web-1/eviction")).count();
     assert_eq!(asked, 5, "each refusal was seen");
+    let budgets = api.asked().iter().filter(|a| *a == "GET /apis/policy/v1/poddisruptionbudgets").count();
+    assert_eq!(budgets, 4, "once for all pods that were refused at the same time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_is_behind_is_not_believed_that_a_node_is_empty() {
+    let api = api();
+    kubelet(&api, 0, 8);
+    api.on(|_, asked| {
+        let cached = asked.path == "/api/v1/pods" && asked.query.contains("resourceVersion=0");
+        cached.then(|| (200, json!({ "metadata": {}, "items": [] })))
+    });
+    drained(&api, &options()).await.0.unwrap();
+    assert!(api.get(&path("web-1")).is_none(), "it was waited for");
 }
 
 #[tokio::test(start_paused = true)]

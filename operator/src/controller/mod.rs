@@ -71,16 +71,17 @@ pub async fn controller(pod: &Pod, stop: &CancellationToken) -> Result<()> {
     };
     tracing::info!("this controller leads");
     metrics.leads.set(1);
-    let carry = Carry::new(&clients)?;
+    let mut carry = Carry::new(&clients)?;
     let leader = Leader::new(&clients, pod, metrics, pulse.clone());
     let ended = tokio::select! {
-        () = leader.lead(&lease, carry) => Ok(()),
+        () = leader.lead(&lease, &mut carry) => Ok(()),
         () = lease.lost() => Err(Error::failed("another controller leads, or may soon: the lease could not be renewed")),
         () = stop.cancelled() => Ok(()),
     };
     pulse.stops();
     // the next one need not wait until it has expired
     lease.end().await;
+    carry.ends().await;
     ended
 }
 
@@ -141,7 +142,7 @@ impl Leader {
     }
 
     /// Compares and writes whenever something has changed; and as time goes by, since windows open and delays pass.
-    async fn lead(&self, lease: &Lease, mut carry: Carry) {
+    async fn lead(&self, lease: &Lease, carry: &mut Carry) {
         let (mut pause, mut pace) = (BEAT, Pace::default());
         loop {
             tokio::select! {
@@ -149,7 +150,7 @@ impl Leader {
                 () = tokio::time::sleep(pause) => {}
             }
             self.pulse.beat();
-            pause = match self.pass(lease, &mut carry, &mut pace).await {
+            pause = match self.pass(lease, carry, &mut pace).await {
                 Ok(pause) => pause,
                 Err(e) => {
                     tracing::warn!("{}", e.chain());
@@ -177,16 +178,16 @@ impl Leader {
         }
         self.metrics.show_updates(cluster.updates.values().map(AsRef::as_ref));
         let rest = pace.left(Instant::now());
-        if decided.has_learnt() {
-            // the status has the suspects: it is written when those are known here
-            plan.standing = None;
-        }
         let waits = !rest.is_zero() && plan.standing.take_if(|s| !s.awaited).is_some();
         if plan.is_empty() && decided.is_idle() {
             return Ok(if waits { rest } else { BEAT });
         }
         lease.still_ours().await?;
-        let acted = carry.act(&cluster, &slots, &decided, now).await;
+        let acted = carry.act(&cluster, &slots, &decided, now, || self.pulse.beat()).await;
+        if acted.learnt {
+            // the status has the suspects: it is written when those are known here
+            plan.standing = None;
+        }
         let written = self.write(&cluster, &plan, pace).await;
         self.tell(&cluster, carry, &acted).await;
         written.map_err(|e| Error::failed(format!("the API did not take all: {}", k3s::in_words(&e))))?;
@@ -195,8 +196,9 @@ impl Leader {
     }
 
     /// Says what happened to the updates of nodes: in Events, to whom it is notified, and to Prometheus.
-    async fn tell(&self, cluster: &Cluster, carry: &Carry, acted: &Acted) {
+    async fn tell(&self, cluster: &Cluster, carry: &mut Carry, acted: &Acted) {
         for happening in &acted.happenings {
+            self.pulse.beat();
             self.metrics.happened(happening.reason);
             carry.tell(cluster, happening);
             let Happening { node, reason, note, .. } = happening;

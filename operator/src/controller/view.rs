@@ -11,7 +11,7 @@ use updates::api::{NodeUpdate, UpdateManagerSpec, UpdateManagerStatus};
 use updates::decide::Cordon;
 use updates::{Names, names};
 
-use super::carry::WHY;
+use crate::CORDONED_FOR;
 
 /// Of a Node as the API sends it, what is looked at: the rest of it, images above all, is not even taken apart.
 pub(super) type SentNode = Object<SentSpec, SentStatus>;
@@ -78,7 +78,7 @@ impl NodeView {
             address: etcd.then(internal).flatten(),
             cordon: match (node.spec.unschedulable, annotations.get(k3s::CORDON)) {
                 (false, _) => Cordon::No,
-                (true, Some(why)) if why == WHY => Cordon::Ours,
+                (true, Some(why)) if why == CORDONED_FOR => Cordon::Ours,
                 (true, _) => Cordon::Theirs,
             },
             run_requested: annotations.get(names::RUN_ANNOTATION).and_then(|at| at.parse().ok()),
@@ -155,7 +155,7 @@ mod tests {
         node["metadata"]["annotations"] = json!({ k3s::CORDON: "h1 leaves the cluster", names::RUN_ANNOTATION: "2026-11-21T12:00:00Z" });
         let view = of(node.clone());
         assert_eq!((view.cordon, view.run_requested), (Cordon::Theirs, "2026-11-21T12:00:00Z".parse().ok()));
-        node["metadata"]["annotations"] = json!({ k3s::CORDON: WHY, names::RUN_ANNOTATION: "now" });
+        node["metadata"]["annotations"] = json!({ k3s::CORDON: CORDONED_FOR, names::RUN_ANNOTATION: "now" });
         node["status"]["conditions"][1]["status"] = json!("Unknown");
         node["metadata"]["labels"] = json!({});
         let view = of(node);

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::choice::choice;
-use crate::{AlertPattern, HostPath, PodSelector, ServiceName, Span, Stage, WebUrl};
+use crate::{AlertPattern, HostPath, LabelValue, MarkName, PodSelector, ServiceName, Span, Stage, WebUrl};
 
 choice! {
     /// Who lets updates be installed.
@@ -273,10 +273,12 @@ impl Notify {
 pub struct Marks {
     /// Labels.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
+    #[schemars(with = "BTreeMap<String, LabelValue>")]
+    pub labels: BTreeMap<MarkName, LabelValue>,
     /// Annotations.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub annotations: BTreeMap<MarkName, String>,
 }
 
 impl Marks {

@@ -1,5 +1,7 @@
 //! What decisions look like as writes to the API.
 
+use std::cmp::Reverse;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -22,9 +24,13 @@ fn difference(before: &Value, after: &Value) -> Option<Value> {
     (!patch.is_empty()).then_some(Value::Object(patch))
 }
 
+/// Of all annotations of an object the API takes 256 KiB (apimachinery, `TotalAnnotationSizeLimitB`), and kubectl keeps a copy of
+/// the whole spec in one of them. So much of it is for the notes, bytes.
+const NOTES: usize = 64 * 1024;
+
 /// The merge patch that bans what crashed, on an `UpdateManager` as it was read; None where all of it is banned. It holds the
 /// resource version, so no edit of anybody else's is lost. The annotation says of each who banned it, when and why; bans that
-/// were taken back by hand are taken out of it.
+/// were taken back by hand are taken out of it, and where there are too many, the oldest.
 ///
 /// # Errors
 /// None that an edit of bans has.
@@ -42,10 +48,26 @@ pub fn bans(manager: &Value, attribution: &Attribution, now: Timestamp) -> Resul
         let note = json!({ "by": "smartup", "node": attribution.node, "at": now.to_string(), "why": attribution.because });
         notes.insert(item.to_string(), note);
     }
+    let notes = newest(notes, NOTES);
     if let Some(metadata) = patch.pointer_mut("/metadata").and_then(Value::as_object_mut) {
         metadata.insert("annotations".into(), json!({ BANS_ANNOTATION: Value::Object(notes).to_string() }));
     }
     Ok(Some(patch))
+}
+
+/// The newest notes, as many as there is room for, bytes. One without a time is the oldest.
+fn newest(notes: Map<String, Value>, room: usize) -> Map<String, Value> {
+    let at = |note: &Value| note.get("at").and_then(|at| at.as_str()?.parse::<Timestamp>().ok());
+    let mut notes: Vec<_> = notes.into_iter().collect();
+    notes.sort_by_key(|(_, note)| Reverse(at(note)));
+    // the quotes around the item, a colon and a comma
+    let size = |(item, note): &(String, Value)| item.len() + note.to_string().len() + 4;
+    let mut used = 0;
+    let fits = |note: &(String, Value)| {
+        used += size(note);
+        used <= room
+    };
+    notes.into_iter().take_while(fits).collect()
 }
 
 #[cfg(test)]
@@ -111,5 +133,25 @@ mod tests {
         let mut after = manager;
         merge(&mut after, &patch);
         assert_eq!(bans(&after, &attribution, Timestamp::UNIX_EPOCH).unwrap(), None, "once is enough");
+    }
+
+    #[test]
+    fn of_many_bans_the_oldest_lose_their_notes() {
+        let packages: Vec<String> = (0..4000).map(|n| format!("package{n}-1-1.noarch")).collect();
+        let note =
+            |n: usize| json!({ "by": "smartup", "node": "h9", "at": Timestamp::from_second(n.try_into().unwrap()).unwrap().to_string() });
+        let notes: Map<String, Value> = packages.iter().enumerate().map(|(n, item)| (item.clone(), note(n))).collect();
+        let manager = json!({
+            "metadata": { "annotations": { BANS_ANNOTATION: Value::Object(notes).to_string() } },
+            "spec": { "bannedPackages": packages },
+        });
+        let items = vec!["bash-5-1.noarch".parse::<Item>().unwrap()];
+        let attribution = Attribution { bans: items, suspects: vec![], node: "h1".into(), because: "it crashed".into() };
+        let patch = bans(&manager, &attribution, "2026-11-21T12:00:00Z".parse().unwrap()).unwrap().unwrap();
+        let text = patch.pointer("/metadata/annotations").and_then(|a| a.get(BANS_ANNOTATION)).and_then(Value::as_str).unwrap();
+        let kept: Map<String, Value> = serde_json::from_str(text).unwrap();
+        assert!((NOTES - 200..=NOTES).contains(&text.len()), "{}", text.len());
+        assert!(kept.contains_key("bash-5-1.noarch") && kept.contains_key(&packages[3999]) && !kept.contains_key(&packages[0]));
+        assert_eq!(patch["spec"]["bannedPackages"].as_array().unwrap().len(), 4001, "and all stay banned");
     }
 }

@@ -3,9 +3,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimeParser;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, DynamicObject, ListParams, ObjectList, Patch, PatchParams, Request};
+use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::error::DiscoveryError;
 use kube::{Client, Config, ResourceExt as _, discovery};
@@ -119,6 +122,17 @@ impl Objects {
         Ok(list().await.map_err(|e| api_error("cannot read the NodeUpdates", e))?.items)
     }
 
+    /// What the API server's clock says, to the second: annotations with a time are good by the operator's, not by this host's.
+    ///
+    /// # Errors
+    /// When the API does not answer.
+    pub async fn now(&self) -> Result<Timestamp> {
+        let what = "cannot ask the API server for the time";
+        let request = http::Request::get("/version").body(Body::empty()).context(what)?;
+        let answer = self.nodes.clone().into_client().send(request).await.map_err(|e| api_error(what, e))?;
+        date(answer.headers()).ok_or_else(|| Error::failed("the API server does not say what time it is: its answer has no Date"))
+    }
+
     /// The nodes' labels, by name.
     ///
     /// # Errors
@@ -127,6 +141,11 @@ impl Objects {
         let nodes = self.nodes.list_metadata(&ListParams::default()).await.map_err(|e| api_error("cannot read the nodes", e))?;
         Ok(nodes.items.into_iter().map(|n| (n.name_any(), n.metadata.labels.unwrap_or_default())).collect())
     }
+}
+
+/// When an answer was made (RFC 9110, 6.6.1).
+fn date(headers: &http::HeaderMap) -> Option<Timestamp> {
+    DateTimeParser::new().parse_timestamp(headers.get(http::header::DATE)?.to_str().ok()?).ok()
 }
 
 /// Applies a merge patch; None: what it was made from has changed since.
@@ -154,5 +173,19 @@ pub fn api_error(what: impl Into<String>, error: kube::Error) -> Error {
             if status.code == 422 { Error::invalid(said) } else { Error::failed(said) }
         }
         e => Error::failed(what).because(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{DATE, HeaderMap, HeaderValue};
+
+    use super::*;
+
+    #[test]
+    fn the_time_is_the_answers() {
+        let said = |text| date(&HeaderMap::from_iter([(DATE, HeaderValue::from_static(text))]));
+        assert_eq!(said("Sat, 21 Nov 2026 18:52:49 GMT"), "2026-11-21T18:52:49Z".parse().ok());
+        assert_eq!((said("now"), date(&HeaderMap::new())), (None, None));
     }
 }

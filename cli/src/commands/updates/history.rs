@@ -44,7 +44,7 @@ impl History {
         }
         updates.retain(|update| self.nodes.is_empty() || self.nodes.contains(&update.metadata.name));
         let zone = Zoned::now().time_zone().clone();
-        output::print(&past(updates), self.output, |all| in_words(all, &zone))
+        output::print(&past(updates), self.output, |all| in_words(all, &self.nodes, &zone))
     }
 }
 
@@ -77,9 +77,13 @@ fn past(updates: Vec<Remembers>) -> Vec<Past> {
     all
 }
 
-fn in_words(all: &[Past], zone: &TimeZone) -> String {
-    if all.is_empty() {
-        return "No node has been updated yet.".into();
+/// `only` of these nodes; none = of all.
+fn in_words(all: &[Past], only: &[String], zone: &TimeZone) -> String {
+    match only {
+        _ if !all.is_empty() => {}
+        [] => return "No node has been updated yet.".into(),
+        [node] => return format!("{node} has not been updated yet."),
+        nodes => return format!("None of {} has been updated yet.", nodes.join(", ")),
     }
     let row = |Past { node, run }: &Past| {
         let took = run.finished_at.0.duration_since(run.started_at.0);
@@ -123,12 +127,16 @@ mod tests {
             ),
             update("h3", json!([])),
         ];
-        insta::assert_snapshot!(in_words(&past(all.to_vec()), &TimeZone::UTC), @r#"
+        insta::assert_snapshot!(in_words(&past(all.to_vec()), &[], &TimeZone::UTC), @r#"
         ENDED                      NODE   TOOK        PACKAGES   LIVE PATCHES   REBOOTED   OUTCOME
         Sat 2026-11-21 03:12 UTC   h2     2 h 1 min   3          0              no         InstallFailed: postinst: exit code 1
         Sat 2026-11-21 01:10 UTC   h1     10 min      3          0              yes        done
         Sun 2026-11-01 01:00 UTC   h2     40 s        3          0              yes        done
         "#);
-        assert_eq!(in_words(&[], &TimeZone::UTC), "No node has been updated yet.");
+        let none = |only: &[&str]| in_words(&[], &only.iter().map(ToString::to_string).collect::<Vec<_>>(), &TimeZone::UTC);
+        assert_eq!(
+            [none(&[]), none(&["h3"]), none(&["h3", "h4"])],
+            ["No node has been updated yet.", "h3 has not been updated yet.", "None of h3, h4 has been updated yet."]
+        );
     }
 }

@@ -102,6 +102,24 @@ fn standing(items: &ItemsStatus) -> String {
     items.number_of_packages_to_update.map_or_else(|| word.to_owned(), |n| format!("{word}, {n} available"))
 }
 
+/// What keeps a node from being updated at present, though somebody asks for it now: not a window, its turn, or the time after a
+/// failure.
+pub fn obstacle(manager: &Value, node: &str) -> Option<String> {
+    if manager.pointer("/spec/halted") == Some(&Value::Bool(true)) {
+        return Some(in_a_word(&Reason::Halted, None));
+    }
+    let nodes = manager.pointer("/status/nodes").and_then(Value::as_array)?;
+    let status = nodes.iter().find(|n| n.get("id").and_then(Value::as_str) == Some(node))?;
+    let of = |key: &str| status.get(key).and_then(|v| serde_json::from_value::<ItemsStatus>(v.clone()).ok());
+    let all = [of("rpmPackages"), of("readyKernel")];
+    if all.iter().flatten().all(|items| items.status == State::UpToDate) {
+        return Some("nothing is due on it".into());
+    }
+    let passed_over = [Reason::WindowClosed, Reason::DoesNotFit, Reason::RetryLater, Reason::WaitingForTurn];
+    let holds = all.iter().flatten().filter(|items| items.status != State::UpToDate).find_map(|items| items.reason.as_ref());
+    holds.filter(|reason| !passed_over.contains(reason)).map(|reason| in_a_word(reason, None))
+}
+
 /// Each reason once, that of the packages first.
 fn why(packages: Option<&ItemsStatus>, patches: Option<&ItemsStatus>, report: Option<&Report>) -> String {
     let reason = |items: Option<&ItemsStatus>| items.filter(|i| i.status != State::UpToDate)?.reason.clone();

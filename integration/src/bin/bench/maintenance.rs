@@ -33,11 +33,12 @@ rules:
 - {level: Metadata, userGroups: [\"system:serviceaccounts:vz-maintenance-operator\"]}
 - {level: None}
 ";
+/// Nothing starts: there is nobody who would do it.
 const UPDATE_MANAGER: &str = "
 apiVersion: maintenance.virtuozzo.io/v1
 kind: UpdateManager
 metadata: {name: default, namespace: vz-maintenance-operator}
-spec: {}
+spec: {halted: true}
 ";
 
 /// What was seen.

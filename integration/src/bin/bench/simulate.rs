@@ -26,8 +26,9 @@ const KNOWN: usize = 120;
 /// How often the `UpdateManager` is read, which is a megabyte.
 const LOOK: Duration = Duration::from_millis(250);
 const LIMIT: Duration = Duration::from_secs(600);
-/// How often a report is tried whose connection broke.
-const TRIES: u32 = 8;
+/// How often something is asked again that got no answer, and after how long.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What is to be simulated.
 #[derive(Debug, Args)]
@@ -49,7 +50,7 @@ pub struct Simulated {
     pub settled: Duration,
     /// How often it was written in both times.
     pub writes: usize,
-    /// From a changed window until the `UpdateManager` says of all nodes that they wait for it.
+    /// From a changed spec, with a window in the place of a halt, until the `UpdateManager` says of all nodes that they wait for it.
     pub window: Duration,
     /// From a ban until every node is told to look for updates.
     pub ban: Duration,
@@ -118,6 +119,24 @@ fn pods(n: usize) -> String {
     format!("10.42.{}.{}/29", first / 256, first % 256)
 }
 
+fn boot(n: usize) -> String {
+    format!("{n:08x}-0000-4000-8000-000000000000")
+}
+
+/// Asks again where there was no answer, and not where there was one.
+async fn again<T>(ask: impl AsyncFn() -> kube::Result<T>) -> Result<T> {
+    let mut tries = 1;
+    loop {
+        match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(e) if tries >= TRIES || matches!(e, kube::Error::Api(_)) => return Err(e.into()),
+            Err(e) => eprintln!("once more, after {e}"),
+        }
+        tries += 1;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
 fn package(n: usize) -> String {
     format!("library{n:03}-common-{}.{}.{}-{}.el9.x86_64", n % 7, n % 13, n % 5, n % 31)
 }
@@ -144,20 +163,21 @@ impl Crowd {
         eprintln!("their NodeUpdates are there: {made:.1?}");
 
         let writes = self.count_writes();
-        let check = self.updates.get(&name(0)).await?.data["spec"]["check"].clone();
+        let check = again(async || self.updates.get(&name(0)).await).await?.data["spec"]["check"].clone();
         let began = Instant::now();
         self.each(|n| self.report(n, &check)).await.context("reports")?;
         let reported = began.elapsed();
         let began = Instant::now();
-        self.standing("all reports", |s| s.count("Pending", None) == self.count).await?;
+        self.standing("all reports", |s| s.count("Pending", "Halted") == self.count).await?;
         let settled = began.elapsed();
         let writes = writes.load(Ordering::Relaxed);
         eprintln!("reported: {reported:.1?}; seen: {settled:.1?}; written {writes} times");
 
         let told = self.follow_generations();
         let began = Instant::now();
-        let generation = self.want(&json!({ "maintenanceWindows": [{ "schedule": "0 3 29 2 *", "duration": "1h" }] })).await?;
-        let waits = |s: &Standing| s.observed_generation >= generation && s.count("Pending", Some("WindowClosed")) == self.count;
+        let window = json!([{ "schedule": "0 3 29 2 *", "duration": "1h" }]);
+        let generation = self.want(&json!({ "halted": false, "maintenanceWindows": window })).await?;
+        let waits = |s: &Standing| s.observed_generation >= generation && s.count("Pending", "WindowClosed") == self.count;
         self.standing("a window", waits).await?;
         let window = began.elapsed();
 
@@ -168,11 +188,11 @@ impl Crowd {
 
         let began = Instant::now();
         let label = json!({ "metadata": { "labels": { names::SUSPEND_LABEL: "" } } });
-        self.nodes.patch_metadata(&name(7), &PatchParams::default(), &Patch::Merge(&label)).await?;
+        again(async || self.nodes.patch_metadata(&name(7), &PatchParams::default(), &Patch::Merge(&label)).await).await?;
         let held = |s: &Standing| s.nodes.iter().any(|n| n.id == name(7) && n.rpm_packages.status == "Suspended");
         self.standing("a label", held).await?;
         let suspended = began.elapsed();
-        let bytes = serde_json::to_vec(&self.managers.get(names::INSTANCE).await?)?.len();
+        let bytes = serde_json::to_vec(&again(async || self.managers.get(names::INSTANCE).await).await?)?.len();
         Ok(Simulated { made, reported, settled, writes, window, ban, suspended, bytes })
     }
 
@@ -200,36 +220,31 @@ impl Crowd {
             "spec": { "podCIDR": pods(n), "taints": [{ "key": "simulated", "effect": "NoSchedule" }] },
             "status": { "conditions": [{ "type": "Ready", "status": "True", "reason": "Simulated" }] },
         });
-        self.nodes.create(&PostParams::default(), &serde_json::from_value(node)?).await?;
-        Ok(())
+        let node: DynamicObject = serde_json::from_value(node)?;
+        let create = async || match self.nodes.create(&PostParams::default(), &node).await {
+            // it is there, though nobody said so
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            other => other.map(drop),
+        };
+        again(create).await
     }
 
     /// As its agent would.
     async fn report(&self, n: usize, check: &Value) -> Result<()> {
         let lacks = (0..LACKS).map(|at| (n + at) % KNOWN);
         let available: Vec<_> = lacks.map(|p| json!({ "name": package(p), "since": "2026-01-01T00:00:00Z" })).collect();
-        let now = "2026-11-21T00:00:00Z";
+        let now = jiff::Timestamp::now().to_string();
         let status = json!({ "status": {
             "agentVersion": env!("CARGO_PKG_VERSION"),
             "reportedAt": now,
+            "bootId": boot(n),
             "kernel": format!("5.14.0-503.{}.1.el9_5.x86_64", n % 40),
             "check": check,
             "packages": { "checkedAt": now, "available": available },
             "patches": { "checkedAt": now, "available": [] },
         } });
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match self.updates.patch_status(&name(n), &PatchParams::apply(names::AGENT_MANAGER), &Patch::Merge(&status)).await {
-                Ok(_) => return Ok(()),
-                // the API server ends connections when it is behind; an agent reports again
-                Err(e) if tries < TRIES && !matches!(e, kube::Error::Api(_)) => {
-                    eprintln!("{}: {e}", name(n));
-                    tokio::time::sleep(LOOK * tries).await;
-                }
-                Err(e) => return Err(e.into()),
-            }
-        }
+        let how = PatchParams::apply(names::AGENT_MANAGER);
+        again(async || self.updates.patch_status(&name(n), &how, &Patch::Merge(&status)).await.map(drop)).await
     }
 
     /// How many `NodeUpdates` there are. Of a list of metadata, Kubernetes 1.20 does not say how many more there are.
@@ -241,7 +256,7 @@ impl Crowd {
     /// Changes the spec; answers its generation.
     async fn want(&self, spec: &Value) -> Result<i64> {
         let patch = Patch::Merge(json!({ "spec": spec }));
-        let after = self.managers.patch_metadata(names::INSTANCE, &PatchParams::default(), &patch).await?;
+        let after = again(async || self.managers.patch_metadata(names::INSTANCE, &PatchParams::default(), &patch).await).await?;
         after.metadata.generation.context("an UpdateManager without a generation")
     }
 
@@ -283,33 +298,33 @@ impl Crowd {
     /// Waits until the `UpdateManager` says so.
     async fn standing(&self, what: &str, says: impl Fn(&Standing) -> bool) -> Result<()> {
         self.until(what, async || {
-            let manager = match self.managers.get(names::INSTANCE).await {
-                Err(e) if !matches!(e, kube::Error::Api(_)) => {
-                    eprintln!("{what}: {e}");
-                    return Ok(false);
-                }
-                got => got?,
-            };
+            let manager = self.managers.get(names::INSTANCE).await?;
             Ok(manager.data.get("status").and_then(|s| Standing::deserialize(s).ok()).is_some_and(|s| says(&s)))
         })
         .await
     }
 
+    /// A question that got no answer is asked again: an API server with so much to say may close a connection.
     async fn until(&self, what: &str, mut is: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
         let began = Instant::now();
-        while !is().await? {
-            ensure!(began.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
+        loop {
+            let said = match is().await {
+                Ok(true) => return Ok(()),
+                Ok(false) => "it is not so".into(),
+                Err(e) => format!("{e:#}"),
+            };
+            ensure!(began.elapsed() < LIMIT, "not within {LIMIT:?}: {what}: {said}");
             tokio::time::sleep(LOOK).await;
         }
-        Ok(())
     }
 }
 
 impl Standing {
     /// Of the simulated nodes.
-    fn count(&self, status: &str, reason: Option<&str>) -> usize {
-        let is =
-            |n: &&NodeStanding| n.id.starts_with("node") && n.rpm_packages.status == status && n.rpm_packages.reason.as_deref() == reason;
+    fn count(&self, status: &str, reason: &str) -> usize {
+        let is = |n: &&NodeStanding| {
+            n.id.starts_with("node") && n.rpm_packages.status == status && n.rpm_packages.reason.as_deref() == Some(reason)
+        };
         self.nodes.iter().filter(is).count()
     }
 }
@@ -324,7 +339,8 @@ mod tests {
     }
 
     #[test]
-    fn packages_are_what_the_api_takes() {
+    fn packages_and_boots_are_what_the_api_takes() {
+        assert!((0..5000).all(|n| boot(n).parse::<updates::BootId>().is_ok()));
         let names: BTreeSet<updates::PackageName> = (0..KNOWN).map(|n| package(n).parse().unwrap()).collect();
         assert_eq!(names.len(), KNOWN);
     }

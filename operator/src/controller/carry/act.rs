@@ -13,9 +13,6 @@ use updates::names;
 
 use super::slots::{self, Slot};
 
-/// What the annotation of our cordon says.
-pub(in super::super) const WHY: &str = "update";
-
 /// The node as it was decided on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Decided<'a> {
@@ -64,13 +61,15 @@ fn is_of(update: &NodeUpdate, uid: &str) -> bool {
     update.metadata.owner_references.iter().flatten().any(|o| o.uid == uid)
 }
 
-/// Takes the slot, if all slots are still as they were when it was decided that this one may be taken.
-pub(super) async fn lock(client: &Client, seen: &[Slot], slot: &Slot, now: Timestamp) -> Result<Done> {
-    let what = || format!("cannot make the lease {}{}", names::LOCK_PREFIX, slot.number);
-    if slots::taken(client).await.map_err(|e| failed(what(), &e))? != seen {
-        return Ok(Done::NotAnyMore);
-    }
-    settled(what(), slots::take(client, slot, now).await)
+/// Whether all slots are still as they were when something was decided.
+pub(super) async fn are_as_seen(client: &Client, seen: &[Slot]) -> Result<bool> {
+    let taken = slots::taken(client).await.map_err(|e| failed(format!("cannot list the leases {}*", names::LOCK_PREFIX), &e))?;
+    Ok(taken == seen)
+}
+
+/// Takes a slot.
+pub(super) async fn take(client: &Client, slot: &Slot, now: Timestamp) -> Result<Done> {
+    settled(format!("cannot make the lease {}{}", names::LOCK_PREFIX, slot.number), slots::take(client, slot, now).await)
 }
 
 /// Frees a slot, unless its node is being updated after all.
@@ -91,15 +90,19 @@ pub(super) async fn unlock(client: &Client, number: u32) -> Result<Done> {
     Ok(if freed { Done::Yes } else { Done::NotAnyMore })
 }
 
-/// Puts labels and annotations on the node of that UID.
-pub(super) async fn mark(client: &Client, decided: Decided<'_>, marks: &Marks) -> Result<Done> {
+/// Puts labels and annotations on the node of that UID. Answers why they were refused, if they were: that keeps no update from its
+/// end.
+pub(super) async fn mark(client: &Client, decided: Decided<'_>, marks: &Marks) -> Result<Option<String>> {
     if marks.is_empty() {
-        return Ok(Done::Yes);
+        return Ok(None);
     }
     let patch = json!({ "metadata": { "uid": decided.uid, "labels": marks.labels, "annotations": marks.annotations } });
     let how = PatchParams::apply(names::CONTROLLER_MANAGER);
-    let done = Api::<Node>::all(client.clone()).patch_metadata(decided.node, &how, &Patch::Merge(patch)).await;
-    settled(format!("cannot mark the node {}", decided.node), done.map(drop))
+    match Api::<Node>::all(client.clone()).patch_metadata(decided.node, &how, &Patch::Merge(patch)).await {
+        Ok(_) => Ok(None),
+        Err(kube::Error::Api(status)) if matches!(status.code, 400..=428) && status.code != 409 => Ok(Some(status.message)),
+        Err(e) => Err(failed(format!("cannot mark the node {}", decided.node), &e)),
+    }
 }
 
 #[cfg(test)]
@@ -183,17 +186,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lock_is_taken_only_when_the_others_are_as_they_were() {
-        let api = api(&idle());
-        let client = api.client();
-        let now = Timestamp::UNIX_EPOCH;
-        assert_eq!(lock(&client, &[Slot { number: 1, ..slot() }], &slot(), now).await.unwrap(), Done::NotAnyMore);
-        assert_eq!(lock(&client, &[], &slot(), now).await.unwrap(), Done::Yes);
-        assert_eq!(lock(&client, &[], &slot(), now).await.unwrap(), Done::NotAnyMore, "it is there, and was not seen");
-        assert_eq!(lock(&client, &[slot()], &slot(), now).await.unwrap(), Done::NotAnyMore, "it is taken");
-    }
-
-    #[tokio::test]
     async fn a_lock_is_freed_only_when_its_node_does_nothing() {
         let api = api(&busy("Draining"));
         let client = api.client();
@@ -210,12 +202,16 @@ mod tests {
     #[tokio::test]
     async fn marks_are_put_on_that_node_only() {
         let api = api(&idle());
-        let marks = Marks { labels: [("a".to_owned(), "b".to_owned())].into(), annotations: [("c".to_owned(), "d".to_owned())].into() };
+        let marks: Marks = serde_json::from_value(json!({ "labels": { "a": "b" }, "annotations": { "c": "d" } })).unwrap();
         let idle = idle();
-        assert_eq!(mark(&api.client(), decided(&idle), &Marks::default()).await.unwrap(), Done::Yes);
+        assert_eq!(mark(&api.client(), decided(&idle), &Marks::default()).await.unwrap(), None);
         assert!(api.changes().is_empty());
-        assert_eq!(mark(&api.client(), decided(&idle), &marks).await.unwrap(), Done::Yes);
+        assert_eq!(mark(&api.client(), decided(&idle), &marks).await.unwrap(), None);
         let node = api.get("/api/v1/nodes/h1").unwrap();
         assert_eq!((&node["metadata"]["labels"]["a"], &node["metadata"]["annotations"]["c"]), (&json!("b"), &json!("d")));
+        let namesake = Decided { uid: "u2", ..decided(&idle) };
+        assert_eq!(mark(&api.client(), namesake, &marks).await.unwrap().as_deref(), Some("field is immutable"));
+        api.fail("PATCH", "/api/v1/nodes/h1", 503);
+        assert!(mark(&api.client(), decided(&idle), &marks).await.is_err(), "it may be taken later");
     }
 }

@@ -13,7 +13,7 @@ mod slots;
 mod story;
 mod web;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,23 +22,28 @@ use jiff::Timestamp;
 use k3s::Emptying;
 use k8s_openapi::api::coordination::v1::Lease;
 use node::{Error, Result};
-use updates::api::{NodeUpdate, NodeUpdateSpec, Notify, Phase, Retry, Transaction, UpdateManagerSpec};
+use tokio::task::JoinSet;
+use updates::api::{Marks, NodeUpdate, NodeUpdateSpec, Notify, Phase, Retry, Transaction, UpdateManagerSpec};
 use updates::decide::{Action, Alerts, Attribution, Decision, Etcd, FailedStage, Input, Look, Next, decide};
 use updates::{TransactionId, judge};
 
-pub(super) use self::act::WHY;
 pub(super) use self::explain::explain;
 pub(super) use self::slots::{LABEL, Slot};
 pub(super) use self::story::Happening;
 
 use self::act::Done;
 use super::plan::Cluster;
+use crate::CORDONED_FOR;
 use crate::client::Clients;
 
 /// What was found out about others holds for so long.
 const HOLDS: Duration = Duration::from_secs(5);
+/// So long a controller that ends waits for its notifications. The kubelet gives it 10 s in all.
+const LAST: Duration = Duration::from_secs(4);
 /// Nodes at once.
 const NODES: usize = 8;
+/// As many leases are taken in a pass; what is under way does not wait for more.
+const STARTS: usize = 16;
 
 /// Carries out.
 pub(super) struct Carry {
@@ -48,6 +53,8 @@ pub(super) struct Carry {
     drains: BTreeMap<String, (TransactionId, Emptying)>,
     etcd: Option<(Instant, Etcd)>,
     alerts: Option<(Instant, Alerts)>,
+    /// Notifications that are on their way.
+    telling: JoinSet<()>,
 }
 
 /// What was decided.
@@ -71,17 +78,14 @@ impl Decided {
     pub(super) fn is_idle(&self) -> bool {
         self.unlock.is_empty() && self.attribution.is_none() && !self.nodes.values().any(|next| matches!(next, Next::Act(_)))
     }
-
-    /// What is known of crashes is not written yet: all else waits for that.
-    pub(super) fn has_learnt(&self) -> bool {
-        self.attribution.is_some()
-    }
 }
 
 /// What was done.
 #[derive(Debug, Default)]
 pub(super) struct Acted {
     pub(super) happenings: Vec<Happening>,
+    /// What a crash has taught was written: the `UpdateManager` is another one now than the one that was decided on.
+    pub(super) learnt: bool,
     /// What was banned, in words.
     pub(super) banned: Option<String>,
     /// The first failure.
@@ -94,7 +98,11 @@ impl Acted {
         match result {
             Ok(done) => Some(done),
             Err(e) => {
-                self.failed = self.failed.take().or(Some(e));
+                if self.failed.is_some() {
+                    tracing::warn!("{}", e.chain());
+                } else {
+                    self.failed = Some(e);
+                }
                 None
             }
         }
@@ -136,6 +144,14 @@ fn spec_of(cluster: &Cluster) -> Option<&UpdateManagerSpec> {
     cluster.manager.as_ref()?.spec.as_ref().ok()
 }
 
+/// The slot whose lease comes first of all.
+fn wanted_slot(action: &Action) -> Option<u32> {
+    match action {
+        Action::Start { slot, .. } | Action::Lock { slot } => Some(*slot),
+        _ => None,
+    }
+}
+
 fn transaction_of<'c>(cluster: &'c Cluster, name: &str) -> Option<&'c Transaction> {
     cluster.updates.get(name)?.spec.transaction.as_ref()
 }
@@ -147,7 +163,15 @@ impl Carry {
     /// Only by a mistake of smartup's own.
     pub(super) fn new(clients: &Clients) -> Result<Self> {
         let http = web::client()?;
-        Ok(Self { clients: clients.clone(), http, looks: BTreeMap::new(), drains: BTreeMap::new(), etcd: None, alerts: None })
+        Ok(Self {
+            clients: clients.clone(),
+            http,
+            looks: BTreeMap::new(),
+            drains: BTreeMap::new(),
+            etcd: None,
+            alerts: None,
+            telling: JoinSet::new(),
+        })
     }
 
     /// Decides. Prometheus and the API servers are asked only where something depends on it: an idle cluster is left in peace.
@@ -156,12 +180,15 @@ impl Carry {
         self.drains.retain(|name, (id, _)| transaction_of(cluster, name).is_some_and(|t| t.id == *id && t.phase == Phase::Draining));
         let spec = spec_of(cluster);
         let without = self.judged(cluster, slots, (&Etcd::Elsewhere, &Alerts::Quiet), now);
-        let is_moving = |name: &String, next: &Next| {
-            matches!(next, Next::Act(Action::Start { .. })) || transaction_of(cluster, name).is_some_and(|t| t.phase != Phase::Releasing)
-        };
-        let moving: Vec<&String> = without.nodes.iter().filter(|(name, next)| is_moving(name, next)).map(|(name, _)| name).collect();
-        let rules = spec.and_then(|s| s.blocking_alerts.as_ref()).filter(|_| !moving.is_empty());
-        let servers = moving.iter().any(|name| cluster.nodes.get(*name).is_some_and(|n| n.server));
+        let phase = |name: &str| transaction_of(cluster, name).map(|t| t.phase);
+        let starts = |next: &Next| matches!(next, Next::Act(Action::Start { .. }));
+        // what is under way is not stopped by alerts: they are asked for where it has done nothing yet, and at its end
+        let heeds = |name: &str| matches!(phase(name), Some(Phase::Checking | Phase::Verifying | Phase::Broken));
+        let heeded = without.nodes.iter().any(|(name, next)| starts(next) || heeds(name));
+        let rules = spec.and_then(|s| s.blocking_alerts.as_ref()).filter(|_| heeded);
+        let moves = |name: &str, next: &Next| starts(next) || phase(name).is_some_and(|phase| phase != Phase::Releasing);
+        let is_server = |name: &str| cluster.nodes.get(name).is_some_and(|n| n.server);
+        let servers = without.nodes.iter().any(|(name, next)| is_server(name) && moves(name, next));
         if rules.is_none() && !servers {
             return without;
         }
@@ -188,43 +215,40 @@ impl Carry {
     }
 
     /// Does what was decided. What has changed since is left for the next time.
-    pub(super) async fn act(&mut self, cluster: &Cluster, slots: &[Slot], decided: &Decided, now: Timestamp) -> Acted {
+    ///
+    /// `beat` is called after each step: thousands of them may take minutes.
+    pub(super) async fn act(&mut self, cluster: &Cluster, slots: &[Slot], decided: &Decided, now: Timestamp, beat: impl Fn()) -> Acted {
         let client = &self.clients.asking.clone();
         let mut acted = Acted::default();
-        if let Some(learnt) = &decided.attribution {
-            match ban::write(client, learnt, now).await {
-                Ok(()) if learnt.bans.is_empty() => {}
-                Ok(()) => {
-                    let bans: Vec<_> = learnt.bans.iter().map(ToString::to_string).collect();
-                    acted.banned = Some(format!("banned after {}: {} ({})", learnt.node, bans.join(", "), learnt.because));
-                }
-                Err(e) => acted.failed = Some(e),
-            }
+        if let Some(learnt) = &decided.attribution
+            && acted.fails(ban::write(client, learnt, now).await).is_some()
+        {
+            acted.learnt = true;
+            acted.banned = story::banned(learnt);
             return acted;
         }
+        // where it could not be written, nothing starts, and what is under way on other nodes goes on
         for number in &decided.unlock {
             acted.fails(act::unlock(client, *number).await);
+            beat();
         }
+        let taken = self.take_slots(cluster, slots, decided, now, &mut acted).await;
         let empty = UpdateManagerSpec::default();
         let spec = spec_of(cluster).unwrap_or(&empty);
-        let mut seen = slots.to_vec();
         let mut steps = Vec::new();
         for (name, next) in &decided.nodes {
             let (Next::Act(action), Some(node)) = (next, cluster.nodes.get(name)) else { continue };
             let Some(update) = of_node(cluster, name, &node.uid) else { continue };
-            let step = Step { node: act::Decided { node: name, uid: &node.uid, spec: &update.spec }, action, spec, now };
-            // those that take a slot, one by one: each sees what the one before has taken
-            let (Action::Start { slot, .. } | Action::Lock { slot }) = action else {
-                steps.push((step, self.drains.remove(name)));
+            if wanted_slot(action).is_some() && !taken.contains(name.as_str()) {
                 continue;
-            };
-            let slot = Slot { number: *slot, node: name.clone(), uid: node.uid.clone() };
-            let happening = acted.fails(step.takes(client, &mut seen, slot).await).flatten();
-            acted.happenings.extend(happening);
+            }
+            let step = Step { node: act::Decided { node: name, uid: &node.uid, spec: &update.spec }, action, spec, now };
+            steps.push((step, self.drains.remove(name)));
         }
         let work = steps.into_iter().map(|(step, drain)| step.done(client, drain));
-        let done: Vec<_> = futures::stream::iter(work).buffer_unordered(NODES).collect().await;
-        for Outcome { node, result, look, drain } in done {
+        let mut work = futures::stream::iter(work).buffer_unordered(NODES);
+        while let Some(Outcome { node, result, look, drain }) = work.next().await {
+            beat();
             let happening = acted.fails(result).flatten();
             acted.happenings.extend(happening);
             self.looks.extend(look.map(|look| (node.clone(), look)));
@@ -233,12 +257,53 @@ impl Carry {
         acted
     }
 
+    /// Takes the leases that are to be taken, the lowest first, as long as all are as they were when that was decided: two
+    /// controllers get in each other's way at the first of them. Answers the nodes that have theirs.
+    async fn take_slots<'d>(
+        &self,
+        cluster: &Cluster,
+        seen: &[Slot],
+        decided: &'d Decided,
+        now: Timestamp,
+        acted: &mut Acted,
+    ) -> BTreeSet<&'d str> {
+        let wanted = |(name, next): (&'d String, &Next)| {
+            let (Next::Act(action), Some(node)) = (next, cluster.nodes.get(name)) else { return None };
+            of_node(cluster, name, &node.uid)?;
+            Some((Slot { number: wanted_slot(action)?, node: name.clone(), uid: node.uid.clone() }, name.as_str()))
+        };
+        let mut wanted: Vec<_> = decided.nodes.iter().filter_map(wanted).collect();
+        wanted.sort_unstable();
+        let mut taken = BTreeSet::new();
+        let client = &self.clients.asking;
+        if wanted.is_empty() || acted.fails(act::are_as_seen(client, seen).await) != Some(true) {
+            return taken;
+        }
+        for (slot, name) in wanted.iter().take(STARTS) {
+            if acted.fails(act::take(client, slot, now).await) != Some(Done::Yes) {
+                break;
+            }
+            taken.insert(*name);
+        }
+        taken
+    }
+
     /// Notifies somebody, in the background.
-    pub(super) fn tell(&self, cluster: &Cluster, happening: &Happening) {
+    pub(super) fn tell(&mut self, cluster: &Cluster, happening: &Happening) {
         let notify: Option<&Notify> = spec_of(cluster).and_then(|s| s.notify.as_ref());
         let Happening { node, transaction, note, tells, .. } = happening.clone();
-        if let Some(what) = tells {
-            notify::tell(&self.clients.asking, &self.http, notify, notify::Told { what, node, message: note, transaction });
+        while self.telling.try_join_next().is_some() {}
+        if let (Some(what), Some(notify)) = (tells, notify) {
+            let told = notify::Told { what, node, message: note, transaction };
+            self.telling.spawn(notify::tell(self.clients.asking.clone(), self.http.clone(), notify.clone(), told));
+        }
+    }
+
+    /// Lets notifications that are on their way arrive, for a while: this process ends.
+    pub(super) async fn ends(mut self) {
+        let all = async { while self.telling.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST, all).await.is_err() {
+            tracing::warn!("this controller ends before {} notifications were delivered", self.telling.len());
         }
     }
 }
@@ -265,22 +330,16 @@ impl Step<'_> {
         NodeUpdateSpec { transaction, ..self.node.spec.clone() }
     }
 
-    /// A lease first, so that of two controllers one starts; then the rest.
-    async fn takes(&self, client: &kube::Client, seen: &mut Vec<Slot>, slot: Slot) -> Result<Option<Happening>> {
-        if act::lock(client, seen, &slot, self.now).await? == Done::NotAnyMore {
-            return Ok(None);
-        }
-        seen.push(slot);
-        seen.sort();
-        let Action::Start { transaction, .. } = self.action else { return Ok(None) };
-        let marked = act::mark(client, self.node, &self.spec.marks_before).await? == Done::Yes;
-        let transaction = transaction.as_ref();
-        let done = marked && act::write(client, self.node, &self.with(Some(transaction.clone()))).await? == Done::Yes;
-        Ok(done.then(|| story::started(self.node.node, transaction)))
+    /// It has its lease, so that of two controllers one starts.
+    async fn starts(&self, client: &kube::Client, transaction: &Transaction) -> Result<Option<Happening>> {
+        let refused = act::mark(client, self.node, &self.spec.marks_before).await?;
+        let done = act::write(client, self.node, &self.with(Some(transaction.clone()))).await?;
+        Ok((done == Done::Yes).then(|| story::started(self.node.node, transaction).although(refused)))
     }
 
     async fn done(self, client: &kube::Client, drain: Option<(TransactionId, Emptying)>) -> Outcome {
-        let node = self.node.node.to_owned();
+        // a namesake is left alone
+        let (node, uid) = (self.node.node.to_owned(), Some(self.node.uid));
         let (mut look, mut kept) = (None, None);
         let result = match (self.action, &self.node.spec.transaction) {
             (Action::Look, _) => match look::look(client, &node, self.spec).await {
@@ -299,11 +358,13 @@ impl Step<'_> {
                 kept = Some((id, emptying));
                 Ok(None)
             }
-            (Action::Cordon, _) => k3s::cordon(client, &node, WHY).await.map(|_| None),
-            (Action::Uncordon, _) => k3s::uncordon_for(client, &node, WHY).await.map(|_| None),
+            (Action::Start { transaction, .. }, _) => self.starts(client, transaction).await,
+            (Action::Cordon, _) => k3s::cordon(client, &node, uid, CORDONED_FOR).await.map(|_| None),
+            (Action::Uncordon, _) => k3s::uncordon_for(client, &node, uid, CORDONED_FOR).await.map(|_| None),
             (Action::Move(after), Some(before)) => self.moved(client, before, after).await,
             (Action::Finish { retry }, Some(transaction)) => self.finished(client, transaction, retry.clone()).await,
-            (Action::Evict | Action::Move(_) | Action::Finish { .. } | Action::Start { .. } | Action::Lock { .. }, _) => Ok(None),
+            // the lease is all that a lock is
+            (Action::Lock { .. }, _) | (Action::Evict | Action::Move(_) | Action::Finish { .. }, None) => Ok(None),
         };
         Outcome { node, result, look, drain: kept }
     }
@@ -316,12 +377,15 @@ impl Step<'_> {
 
     async fn finished(&self, client: &kube::Client, transaction: &Transaction, retry: Option<Retry>) -> Result<Option<Happening>> {
         // somebody may have taken the cordon off, and left the annotation
-        k3s::uncordon_for(client, self.node.node, WHY).await?;
-        if transaction.failure.is_none() && act::mark(client, self.node, &self.spec.marks_after).await? == Done::NotAnyMore {
-            return Ok(None);
-        }
+        k3s::uncordon_for(client, self.node.node, Some(self.node.uid), CORDONED_FOR).await?;
+        let marks = if transaction.failure.is_none() { &self.spec.marks_after } else { &Marks::default() };
+        let refused = act::mark(client, self.node, marks).await?;
         let after = NodeUpdateSpec { retry, ..self.with(None) };
         let done = act::write(client, self.node, &after).await?;
-        Ok(if done == Done::Yes { story::over(self.node.node, transaction, self.now) } else { None })
+        let over = if done == Done::Yes { story::over(self.node.node, transaction, self.now) } else { None };
+        Ok(over.map(|over| over.although(refused)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,24 +77,24 @@ fn cause(error: &reqwest::Error) -> String {
     deepest.to_string()
 }
 
-/// Tells it, in the background.
-pub(super) fn tell(client: &Client, http: &reqwest::Client, notify: Option<&Notify>, told: Told) {
-    let Some(notify) = notify.filter(|n| n.wants(told.what)) else { return };
-    let body = match body(notify, &told) {
+/// Tells it, if somebody wants to hear it.
+pub(super) async fn tell(client: Client, http: reqwest::Client, notify: Notify, told: Told) {
+    if !notify.wants(told.what) {
+        return;
+    }
+    let unheard = |why: String| tracing::warn!(node = told.node, "nobody was notified: {why}");
+    let body = match body(&notify, &told) {
         Ok(body) => body,
-        Err(why) => return tracing::warn!(node = told.node, "nobody was notified: {why}"),
+        Err(why) => return unheard(why),
     };
-    let (client, http) = (client.clone(), http.clone());
-    tokio::spawn(async move {
-        let mut pauses = PAUSES.into_iter();
-        loop {
-            match (send(&client, &http, body.clone()).await, pauses.next()) {
-                (Ok(()), _) => return,
-                (Err(Failed::Now(_)), Some(pause)) => tokio::time::sleep(pause).await,
-                (Err(Failed::Now(why) | Failed::ForGood(why)), _) => return tracing::warn!(node = told.node, "nobody was notified: {why}"),
-            }
+    let mut pauses = PAUSES.into_iter();
+    loop {
+        match (send(&client, &http, body.clone()).await, pauses.next()) {
+            (Ok(()), _) => return,
+            (Err(Failed::Now(_)), Some(pause)) => tokio::time::sleep(pause).await,
+            (Err(Failed::Now(why) | Failed::ForGood(why)), _) => return unheard(why),
         }
-    });
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use updates::api::{Failure, Notice, Reason, Transaction};
+use updates::decide::Attribution;
 
 /// Something that happened to a node's update.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +14,16 @@ pub(in super::super) struct Happening {
     pub(in super::super) note: String,
     /// What somebody is notified of; None: it is in the Events only.
     pub(in super::super) tells: Option<Notice>,
+}
+
+impl Happening {
+    /// The same, and that marks were refused, if they were.
+    pub(super) fn although(mut self, refused: Option<String>) -> Self {
+        if let Some(why) = refused {
+            self.note = format!("{}; it could not be marked: {why}", self.note);
+        }
+        self
+    }
 }
 
 fn happening(node: &str, transaction: &Transaction, reason: &'static str, text: String, tells: Option<Notice>) -> Happening {
@@ -59,6 +70,12 @@ pub(super) fn over(node: &str, transaction: &Transaction, now: Timestamp) -> Opt
     let rebooted = if transaction.rebooted { ", the host was rebooted" } else { "" };
     let text = format!("updated: {}{rebooted}, in {}", work(transaction), took(now.duration_since(transaction.started_at.0)));
     Some(happening(node, transaction, "UpdateDone", text, Some(Notice::Done)))
+}
+
+/// What was banned.
+pub(super) fn banned(learnt: &Attribution) -> Option<String> {
+    let bans: Vec<_> = learnt.bans.iter().map(ToString::to_string).collect();
+    (!bans.is_empty()).then(|| format!("banned after {}: {} ({})", learnt.node, bans.join(", "), learnt.because))
 }
 
 fn took(time: SignedDuration) -> String {

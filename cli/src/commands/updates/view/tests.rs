@@ -86,3 +86,30 @@ fn what_holds_for_all_nodes() {
     The next window opens on Sun 2026-11-22 13:30 CET (Sun 2026-11-22 12:30 UTC).
     ");
 }
+
+#[test]
+fn who_asks_for_an_update_now_hears_what_is_in_its_way() {
+    let items = |status: &str, reason: Option<&str>| json!({ "status": status, "reason": reason });
+    let fine = items("UpToDate", None);
+    let due = |reason| items("Pending", Some(reason));
+    let nodes = [
+        node("due", &fine, &items("Pending", None)),
+        node("closed", &fine, &due("WindowClosed")),
+        node("failed", &fine, &due("RetryLater")),
+        node("current", &items("UpToDate", Some("NotSupported")), &fine),
+        node("held", &items("Suspended", Some("ManuallySuspended")), &items("Suspended", Some("ManuallySuspended"))),
+        node("alerts", &due("AlertsFiring"), &fine),
+    ];
+    let said = |spec: Value, id: &str| obstacle(&json!({ "spec": spec, "status": { "nodes": nodes } }), id).unwrap_or_else(|| "-".into());
+    let all = ["due", "closed", "failed", "current", "held", "alerts", "new"].map(|id| format!("{id}: {}", said(json!({}), id)));
+    insta::assert_snapshot!(all.join("\n"), @r"
+    due: -
+    closed: -
+    failed: -
+    current: nothing is due on it
+    held: suspended by its label
+    alerts: alerts are firing, or nobody can say whether any are
+    new: -
+    ");
+    assert_eq!(said(json!({ "halted": true }), "due"), "updates are halted: the spec has halted: true");
+}
