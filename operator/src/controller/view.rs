@@ -43,8 +43,8 @@ struct SentAddress {
     address: String,
 }
 
-/// The labels that servers have; the second is that of old versions.
-const SERVER: [&str; 2] = ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"];
+/// The labels that servers have; the second is that of old versions. One with `--disable-apiserver` has neither.
+const SERVER: [&str; 3] = ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master", ETCD];
 /// The label that k3s puts on servers with an etcd of their own.
 const ETCD: &str = "node-role.kubernetes.io/etcd";
 
@@ -161,7 +161,9 @@ mod tests {
         let view = of(node);
         assert_eq!((view.cordon, view.run_requested, view.ready, view.server, view.address), (Cordon::Ours, None, false, false, None));
         let empty = of(json!({ "metadata": { "name": "new" }, "spec": {} }));
-        assert!(!empty.ready);
+        assert!(!empty.ready && !empty.server);
+        let only_etcd = of(json!({ "metadata": { "name": "h2", "labels": { "node-role.kubernetes.io/etcd": "true" } }, "spec": {} }));
+        assert!(only_etcd.server && only_etcd.etcd);
     }
 
     #[test]

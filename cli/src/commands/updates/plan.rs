@@ -92,7 +92,7 @@ fn now(node: &Node, update: Option<NodeUpdate>) -> NodeNow {
     let uid = node.uid().unwrap_or_default();
     let mut conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
     let unschedulable = node.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false);
-    let roles = ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"];
+    let roles = ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master", "node-role.kubernetes.io/etcd"];
     NodeNow {
         ready: conditions.any(|c| c.type_ == "Ready" && c.status == "True"),
         server: roles.iter().any(|role| node.labels().contains_key(*role)),
