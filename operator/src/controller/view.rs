@@ -9,7 +9,7 @@ use kube::core::Object;
 use serde::Deserialize;
 use updates::api::{NodeUpdate, UpdateManagerSpec, UpdateManagerStatus};
 use updates::decide::Cordon;
-use updates::{Names, names};
+use updates::{Builds, names};
 
 use super::carry::WHY;
 
@@ -87,15 +87,15 @@ impl NodeView {
     }
 }
 
-/// Of `NodeUpdate`s what the controller looks at. Nodes lack the same packages: each name is in memory once.
+/// Of `NodeUpdate`s what the controller looks at, with the ages that builds have in the fleet.
 pub(super) fn node_updates() -> impl FnMut(&NodeUpdate) -> NodeUpdate {
-    let mut names = Names::default();
+    let mut builds = Builds::default();
     move |object| {
+        let ObjectMeta { name, owner_references, creation_timestamp, .. } = object.metadata.clone();
         let mut status = object.status.clone();
-        for item in status.iter_mut().filter_map(|s| s.packages.as_mut()).flat_map(|p| &mut p.available) {
-            item.name = names.one(&item.name);
+        if let Some(status) = &mut status {
+            builds.settle(status, creation_timestamp.map(|t| t.0));
         }
-        let ObjectMeta { name, owner_references, .. } = object.metadata.clone();
         NodeUpdate { metadata: ObjectMeta { name, owner_references, ..ObjectMeta::default() }, spec: object.spec.clone(), status }
     }
 }
