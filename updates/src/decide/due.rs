@@ -20,6 +20,8 @@ fn found<T>(listing: Option<&Listing<T>>) -> &[Available<T>] {
 pub(super) enum Standing {
     /// Something is due.
     Due,
+    /// Nothing but a reboot is.
+    Reboot,
     /// Nothing is, though something is available.
     NotYet(Wait),
     /// Nothing is available.
@@ -70,7 +72,7 @@ pub(super) fn standing(status: &NodeUpdateStatus, stage: Stage, trial: Option<&S
     }
     if needs_reboot(status, rules) {
         if status.boot_id.as_ref().is_some_and(|boot| rules.lets_reboot(boot)) {
-            return Standing::Due;
+            return Standing::Reboot;
         }
         return Standing::NotYet(Wait::on(Reason::NotApproved));
     }

@@ -66,7 +66,7 @@ pub(super) fn queue<'a>(
         })
         .collect();
     let needs = |standing: &Option<Standing>| match standing {
-        None | Some(Standing::Due) => true,
+        None | Some(Standing::Due | Standing::Reboot) => true,
         Some(Standing::NotYet(wait)) => wait.reason == Reason::Suspected,
         Some(Standing::Current) => false,
     };
@@ -123,8 +123,9 @@ fn obstacle<'a>(
     if around.now.duration_since(status.reported_at.0) > SILENT_AFTER {
         return wait(Reason::AgentSilent);
     }
+    let only_reboot = standing == Some(Standing::Reboot);
     match standing {
-        Some(Standing::Due) => {}
+        Some(Standing::Due | Standing::Reboot) => {}
         Some(Standing::NotYet(why)) => return Err(Next::Wait(why)),
         Some(Standing::Current) => return Err(Next::Rest),
         None => return wait(Reason::NotReported),
@@ -142,6 +143,10 @@ fn obstacle<'a>(
         let reason = &retry.failure.reason;
         let reason = if retry::is_failure(reason) && *reason != Reason::LeftOut { Reason::RetryLater } else { reason.clone() };
         return until(reason, Some(retry.not_before.0));
+    }
+    let again = retry::reboot_again(&status.history, &around.spec.timeouts).filter(|at| only_reboot && !requested && *at > around.now);
+    if again.is_some() {
+        return until(Reason::RebootInVain, again);
     }
     if stage_failed {
         return wait(Reason::StageFailed);
