@@ -109,7 +109,8 @@ pub(super) fn transaction(
         let due = found(status.packages.as_ref()).iter().filter(|item| rules.package(item, stage) == May::Yes);
         packages = due.map(|item| item.name.clone()).collect();
         let due = found(status.patches.as_ref()).iter().filter(|item| rules.patch(item, stage) == May::Yes);
-        patches = due.map(|item| item.name).collect();
+        // each has all of those before it
+        patches = due.map(|item| item.name).max().into_iter().collect();
     }
     Transaction {
         id: id(node, &packages, &patches, now),

@@ -154,10 +154,14 @@ fn obstacle<'a>(
     match around.rules.gate {
         _ if requested => {}
         Gate::Closed(opens) => return until(Reason::WindowClosed, opens),
-        Gate::Open(end) if fleet.is_some_and(|fleet| estimate::of_node(node, fleet) > end.duration_since(around.now)) => {
-            return wait(Reason::DoesNotFit);
+        Gate::Open(end) => {
+            let fits =
+                |fleet| estimate::fits(estimate::of_node(node, fleet), end.duration_since(around.now), &around.spec.maintenance_windows);
+            if !fleet.is_none_or(fits) {
+                return wait(Reason::DoesNotFit);
+            }
         }
-        Gate::Open(_) | Gate::Always => {}
+        Gate::Always => {}
     }
     match around.alarmed().map(|(reason, _)| reason).or_else(|| around.quorum(node)) {
         Some(reason) => wait(reason),

@@ -60,6 +60,7 @@ fn who_starts_and_why_the_others_wait() {
         r#"{"maxUnavailable":"3%"}"#,
         r#"{"maintenanceWindows":[{"schedule":"0 1 * * *","duration":"1h"}]}"#,
         r#"{"maintenanceWindows":[{"schedule":"0 0 * * *","duration":"30m"}],"fitWindow":true}"#,
+        r#"{"maintenanceWindows":[{"schedule":"45 23 * * *","duration":"30m"}],"fitWindow":true}"#,
         r#"{"halted":true}"#,
         r#"{"suspend":true,"halted":true}"#,
         r#"{"approval":"manual"}"#,
@@ -71,7 +72,8 @@ fn who_starts_and_why_the_others_wait() {
     {}: a10 starts in 0, 104 WaitingForTurn
     {"maxUnavailable":"3%"}: a10 starts in 0, a100 starts in 1, a101 starts in 2, 102 WaitingForTurn
     {"maintenanceWindows":[{"schedule":"0 1 * * *","duration":"1h"}]}: 105 WindowClosed
-    {"maintenanceWindows":[{"schedule":"0 0 * * *","duration":"30m"}],"fitWindow":true}: 105 DoesNotFit
+    {"maintenanceWindows":[{"schedule":"0 0 * * *","duration":"30m"}],"fitWindow":true}: a10 starts in 0, 104 WaitingForTurn
+    {"maintenanceWindows":[{"schedule":"45 23 * * *","duration":"30m"}],"fitWindow":true}: 105 DoesNotFit
     {"halted":true}: 105 Halted
     {"suspend":true,"halted":true}: 105 ClusterSuspended
     {"approval":"manual"}: 105 NotApproved
