@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::due::{self, Standing};
 use super::stages::{self, FailedStage};
-use super::{Action, Next, Node, Surroundings, Wait, estimate, retry, way};
+use super::{Action, Next, Node, Slots, Surroundings, Wait, estimate, retry, way};
 use crate::api::{NodeUpdateStatus, Phase, Reason};
 use crate::judge::{SILENT_AFTER, held_by};
 use crate::{Gate, Stage, Suspects};
@@ -49,12 +49,7 @@ fn is_requested(node: &Node<'_>, status: &NodeUpdateStatus, now: Timestamp) -> b
 }
 
 /// Nodes without a transaction; `under_way` says what comes next for the others.
-pub(super) fn queue<'a>(
-    around: &Surroundings<'a, '_>,
-    under_way: &BTreeMap<&'a str, Next>,
-    starts: bool,
-    free_slots: &mut impl Iterator<Item = u32>,
-) -> Queue {
+pub(super) fn queue<'a>(around: &Surroundings<'a, '_>, under_way: &BTreeMap<&'a str, Next>, starts: bool, slots: &mut Slots) -> Queue {
     let nodes = around.input.nodes;
     let trial = |node: &Node<'_>| due::trial(around.input.suspects, node, around.rules, |name| around.is_free(name));
     let stage = |node: &Node<'_>| node.spec().map_or(Stage::Stable, |spec| spec.stage);
@@ -97,7 +92,7 @@ pub(super) fn queue<'a>(
     }
     candidates.sort_unstable_by(|a, b| a.order().cmp(&b.order()));
     let mut turns = Turns::new(around, under_way);
-    for (at, now) in turns.take(&candidates, starts, around, free_slots) {
+    for (at, now) in turns.take(&candidates, starts, around, slots) {
         if let Some(slot) = next.get_mut(at) {
             *slot = now;
         }
@@ -199,7 +194,7 @@ impl Turns {
         candidates: &[Candidate<'a, '_>],
         starts: bool,
         around: &Surroundings<'a, '_>,
-        free_slots: &mut impl Iterator<Item = u32>,
+        slots: &mut Slots,
     ) -> Vec<(usize, Next)> {
         if !starts {
             self.free = 0;
@@ -230,7 +225,7 @@ impl Turns {
         let mut place = 0;
         let mut next = Vec::with_capacity(candidates.len());
         for (turn, candidate) in candidates.iter().enumerate() {
-            let start = started.contains(&turn).then(|| free_slots.next()).flatten();
+            let start = started.contains(&turn).then(|| slots.take()).flatten();
             let then = if let Some(slot) = start {
                 let Candidate { node, status, stage, trial, .. } = candidate;
                 let transaction = due::transaction(node, status, *stage, *trial, around.rules, around.now);

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Action, Attribution, Blocker, Cordon, Look, Next, Node, Surroundings, Wait, due, retry};
+use super::{Action, Attribution, Blocker, Cordon, Look, Next, Node, Slots, Surroundings, Wait, due, retry};
 use crate::api::{Answer, Failure, NodeUpdateStatus, Outcome, Part, Phase, Progress, Reason, Reboots, Transaction};
 use crate::suspects::{self, Verdict};
 use crate::{Item, PackageName, Span, Stage};
@@ -21,7 +21,7 @@ pub(super) fn next<'i>(
     node: &Node<'i>,
     transaction: &'i Transaction,
     around: &Surroundings<'i, '_>,
-    free_slots: &mut impl Iterator<Item = u32>,
+    slots: &mut Slots,
 ) -> (Next, Option<Attribution>) {
     let under_way = UnderWay {
         node,
@@ -34,8 +34,13 @@ pub(super) fn next<'i>(
         around,
     };
     // whatever disturbs the node is done under its lock only
-    if transaction.phase != Phase::Releasing && !around.slots.contains_key(node.name()) {
-        return (free_slots.next().map_or_else(|| under_way.wait(), |slot| Next::Act(Action::Lock { slot })), None);
+    if transaction.phase != Phase::Releasing && !under_way.is_locked() {
+        if let Some(slot) = slots.take_again(node) {
+            return (Next::Act(Action::Lock { slot }), None);
+        }
+        if under_way.is_untouched() {
+            return (under_way.give_back(Reason::TooManyUnavailable, "its lease is gone, and others hold as many as may be"), None);
+        }
     }
     match under_way.lesson() {
         // what is banned already is not known without a spec
@@ -186,6 +191,9 @@ impl UnderWay<'_, '_> {
     }
 
     fn draining(&self) -> Next {
+        if !self.is_locked() {
+            return if self.is_late() { self.undrained() } else { self.wait() };
+        }
         if self.node.cordon == Cordon::No {
             return if self.is_late() { self.undrained() } else { Next::Act(Action::Cordon) };
         }
@@ -275,7 +283,8 @@ impl UnderWay<'_, '_> {
 
     /// Into a phase that takes something from the cluster. What keeps it from that may pass until the deadline.
     fn disturb(&self, transaction: Transaction, phase: Phase) -> Next {
-        if let Some((reason, message)) = self.quorum() {
+        let unlocked = || (!self.is_locked()).then(|| (Reason::TooManyUnavailable, "its lease is gone".into()));
+        if let Some((reason, message)) = unlocked().or_else(|| self.quorum()) {
             return if self.is_late() {
                 self.give_back(reason, &message)
             } else {
@@ -327,6 +336,16 @@ impl UnderWay<'_, '_> {
         self.progress.map_or(Outcome::Running, |p| p.outcome)
     }
 
+    fn is_locked(&self) -> bool {
+        self.around.slots.contains_key(self.node.name())
+    }
+
+    /// Whether nothing was done to the host.
+    fn is_untouched(&self) -> bool {
+        let phase = self.transaction.phase;
+        matches!(phase, Phase::Checking | Phase::Downloading | Phase::HandingOver | Phase::Draining) && !self.transaction.touched
+    }
+
     /// Whether its pods were taken off before, and nobody let it take new ones since.
     fn is_clear(&self) -> bool {
         self.transaction.drain_first && self.node.cordon != Cordon::No
@@ -363,12 +382,10 @@ impl UnderWay<'_, '_> {
 
     /// Why what has touched nothing yet does not go on.
     fn objection(&self) -> Option<(Reason, String)> {
-        let t = self.transaction;
-        let untouched = matches!(t.phase, Phase::Checking | Phase::Downloading | Phase::HandingOver | Phase::Draining) && !t.touched;
         match self.around.input.spec {
-            _ if !untouched => None,
+            _ if !self.is_untouched() => None,
             None => Some((Reason::InvalidSpec, "the spec cannot be understood".into())),
-            Some(_) => due::objection(t, self.status, self.stage(), self.around.rules),
+            Some(_) => due::objection(self.transaction, self.status, self.stage(), self.around.rules),
         }
     }
 
