@@ -10,6 +10,7 @@ mod retry;
 mod rules;
 mod runtime;
 mod stages;
+mod trials;
 mod way;
 mod writes;
 
@@ -231,9 +232,9 @@ struct Surroundings<'a, 'i> {
 }
 
 impl Surroundings<'_, '_> {
-    /// Whether a node is there, and nobody holds it.
-    fn is_free(&self, name: &str) -> bool {
-        self.nodes.get(name).is_some_and(|node| judge::held_by(self.input.spec, &node.node).is_empty())
+    /// Whether nobody holds a node.
+    fn is_free(&self, node: &Node<'_>) -> bool {
+        judge::held_by(self.input.spec, &node.node).is_empty()
     }
 
     fn free_slots(&self) -> Slots {

@@ -7,10 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::due::{self, Standing};
 use super::stages::{self, FailedStage};
-use super::{Action, Next, Node, Slots, Surroundings, Wait, estimate, retry, way};
+use super::{Action, Next, Node, Slots, Surroundings, Wait, estimate, retry, trials, way};
 use crate::api::{NodeUpdateStatus, Phase, Reason};
 use crate::judge::{SILENT_AFTER, held_by};
-use crate::{Gate, Stage, Suspects};
+use crate::{Gate, PackageName, Stage};
 
 /// A request for an update now is good for so long.
 const REQUEST: SignedDuration = SignedDuration::from_hours(1);
@@ -27,7 +27,7 @@ struct Candidate<'a, 'i> {
     node: &'i Node<'a>,
     status: &'a NodeUpdateStatus,
     stage: Stage,
-    trial: Option<&'i Suspects>,
+    trial: Option<&'i [PackageName]>,
     requested: bool,
 }
 
@@ -51,7 +51,8 @@ fn is_requested(node: &Node<'_>, status: &NodeUpdateStatus, now: Timestamp) -> b
 /// Nodes without a transaction; `under_way` says what comes next for the others.
 pub(super) fn queue<'a>(around: &Surroundings<'a, '_>, under_way: &BTreeMap<&'a str, Next>, starts: bool, slots: &mut Slots) -> Queue {
     let nodes = around.input.nodes;
-    let trial = |node: &Node<'_>| due::trial(around.input.suspects, node, around.rules, |name| around.is_free(name));
+    let trials = trials::trials(around);
+    let trial = |node: &Node<'_>| trials.get(node.name()).map(Vec::as_slice);
     let stage = |node: &Node<'_>| node.spec().map_or(Stage::Stable, |spec| spec.stage);
     let standings: Vec<_> = nodes
         .iter()

@@ -23,16 +23,7 @@ pub(super) fn next<'i>(
     around: &Surroundings<'i, '_>,
     slots: &mut Slots,
 ) -> (Next, Option<Attribution>) {
-    let under_way = UnderWay {
-        node,
-        transaction,
-        status: node.status(),
-        progress: node
-            .status()
-            .and_then(|s| s.progress.as_ref())
-            .filter(|p| p.transaction == transaction.id && p.phase == transaction.phase),
-        around,
-    };
+    let under_way = UnderWay::new(node, transaction, around);
     // whatever disturbs the node is done under its lock only
     if transaction.phase != Phase::Releasing && !under_way.is_locked() {
         if let Some(slot) = slots.take_again(node) {
@@ -61,16 +52,20 @@ pub(super) fn nobodys(around: &Surroundings<'_, '_>) -> Vec<u32> {
 pub(super) fn tidy(around: &Surroundings<'_, '_>) -> Option<Attribution> {
     let suspects = around.input.suspects;
     let first = suspects.first().filter(|_| around.input.spec.is_some())?;
-    let before = || Verdict { bans: Vec::new(), suspects: suspects.to_vec() };
     let (verdict, because) = if around.spec.crash_bisect {
-        let gone = |p: &PackageName| around.rules.bans(p) || around.input.nodes.iter().all(|node| is_without(node, p));
-        (suspects::cleared(before(), gone), "banned, or nowhere to be had any more")
+        let suspects = suspects::cleared(suspects, |p| is_gone(around, p));
+        (Verdict { bans: Vec::new(), suspects }, "banned, or nowhere to be had any more")
     } else {
         let all = suspects.iter().flat_map(|s| &s.packages).filter(|p| !around.rules.bans(p)).cloned().collect();
         (Verdict { bans: all, suspects: Vec::new() }, "crashBisect was switched off")
     };
     let changed = verdict.suspects != suspects;
     changed.then(|| attribution(verdict, Vec::new(), &first.node, because.into()))
+}
+
+/// Whether a package is banned, or not to be had any more.
+fn is_gone(around: &Surroundings<'_, '_>, package: &PackageName) -> bool {
+    around.rules.bans(package) || around.input.nodes.iter().all(|node| is_without(node, package))
 }
 
 /// Whether a node surely does not list a package.
@@ -122,7 +117,14 @@ struct UnderWay<'i, 'w> {
     around: &'w Surroundings<'i, 'w>,
 }
 
-impl UnderWay<'_, '_> {
+impl<'i, 'w> UnderWay<'i, 'w> {
+    fn new(node: &'w Node<'i>, transaction: &'i Transaction, around: &'w Surroundings<'i, 'w>) -> Self {
+        let status = node.status();
+        let progress = status.and_then(|s| s.progress.as_ref());
+        let progress = progress.filter(|p| p.transaction == transaction.id && p.phase == transaction.phase);
+        Self { node, transaction, status, progress, around }
+    }
+
     fn next(&self) -> Next {
         if let Some((reason, message)) = self.objection() {
             return self.give_back(reason, &message);
@@ -357,6 +359,13 @@ impl UnderWay<'_, '_> {
         self.transaction.packages.iter().filter(|p| !left_out.contains(p)).cloned().collect()
     }
 
+    /// What other nodes have just installed, and are about to be asked for no more.
+    fn installed_elsewhere(&self) -> Vec<PackageName> {
+        let others = self.around.input.nodes.iter().filter_map(|node| Some(UnderWay::new(node, node.transaction()?, self.around)));
+        let done = others.filter(|other| other.transaction.phase == Phase::Installing && other.outcome() == Outcome::Done);
+        done.flat_map(|other| other.tried()).collect()
+    }
+
     fn is_left_out(&self) -> bool {
         self.transaction.patches.is_empty() && self.tried().is_empty()
     }
@@ -412,7 +421,7 @@ impl UnderWay<'_, '_> {
         }
         let tried = self.tried();
         let (suspects, rules, name) = (self.around.input.suspects, self.around.rules, self.node.name());
-        let before = Verdict { bans: Vec::new(), suspects: suspects.to_vec() };
+        let only = |suspects| Verdict { bans: Vec::new(), suspects };
         let part = self.progress.and_then(|p| p.part);
         let mut patches = Vec::new();
         let (verdict, because) = match self.outcome() {
@@ -429,18 +438,24 @@ impl UnderWay<'_, '_> {
                 let packages = if part == Some(Part::Patches) { &[][..] } else { &tried };
                 let banned = |p: &PackageName| rules.bans(p);
                 let verdict = if self.around.spec.crash_bisect {
-                    suspects::crashed(suspects, name, packages, banned)
+                    let Verdict { bans, suspects } = suspects::crashed(suspects, name, packages, banned);
+                    // or else one would suspect again and again what another clears
+                    let elsewhere = self.installed_elsewhere();
+                    let suspects = suspects::cleared(&suspects, |p| elsewhere.contains(p) || is_gone(self.around, p));
+                    Verdict { bans, suspects }
                 } else {
                     let bans = packages.iter().filter(|p| !banned(p)).cloned().collect();
-                    suspects::cleared(Verdict { bans, ..before }, |p| packages.contains(p))
+                    Verdict { bans, suspects: suspects::cleared(suspects, |p| packages.contains(p)) }
                 };
                 (verdict, self.said("the host crashed, or hung, while these were being installed"))
             }
-            Outcome::Done if !tried.is_empty() => {
-                (suspects::installed(suspects, &tried), "they were installed, and nothing crashed".into())
+            Outcome::Done if installing && !tried.is_empty() => {
+                (only(suspects::cleared(suspects, |p| tried.contains(p))), "they were installed, and nothing crashed".into())
             }
-            Outcome::Done | Outcome::Failed if t.trial => {
-                (suspects::impossible(suspects, &t.packages), self.said("they cannot be installed by themselves"))
+            Outcome::Done if t.trial && tried.is_empty() => (only(suspects::left_out(suspects, name, &t.packages)), self.said(LEFT_OUT)),
+            // what was not begun failed for reasons of the host's
+            Outcome::Failed if installing && t.trial && part.is_some() => {
+                (only(suspects::failed(suspects, name, &tried)), self.said("they could not be installed"))
             }
             _ => return None,
         };
