@@ -59,6 +59,9 @@ pub struct Node<'a> {
     pub run_requested: Option<Timestamp>,
     /// What the controller saw when it last looked at its pods.
     pub look: Option<&'a Look>,
+    /// Since when the controller has seen neither its `progress` nor its `ready` change, by its own clock; not before it began to
+    /// see all of the cluster. None: it sees it for the first time.
+    pub quiet_since: Option<Timestamp>,
 }
 
 impl<'a> Node<'a> {

@@ -1,6 +1,7 @@
 //! A fleet that lives for years: published packages, crashes, failures, joins and leaves, edits of the spec, a controller that dies
 //! between any two writes. What must never happen is looked for at each step.
 
+mod cases;
 mod fleet;
 
 use proptest::prelude::*;
@@ -41,6 +42,20 @@ proptest! {
     fn a_life_with_approvals(seed: u64) {
         live(seed, Kind { manual: true, ..Kind::default() });
     }
+}
+
+/// Many more lives than a test has time for, of each kind: `LIVES=0..250 cargo test --config profile.dev.package.updates.opt-level=2 -p
+/// updates --lib -- many_lives --ignored --nocapture`
+#[test]
+#[ignore = "takes long"]
+fn many_lives() {
+    let lives = std::env::var("LIVES").unwrap_or_else(|_| "0..50".into());
+    let (first, end) = lives.split_once("..").expect("LIVES=0..50");
+    let (first, end): (u64, u64) = (first.parse().unwrap(), end.parse().unwrap());
+    let kinds = [(false, false), (false, true), (true, false), (true, true)].map(|(bisect, manual)| Kind { bisect, manual });
+    let lives = (first..end).flat_map(|n| kinds.map(|kind| (n.wrapping_mul(0x9E37_79B9_7F4A_7C15), kind)));
+    let bad: Vec<_> = lives.filter(|(seed, kind)| std::panic::catch_unwind(|| live(*seed, *kind)).is_err()).collect();
+    assert!(bad.is_empty(), "{bad:?}");
 }
 
 /// Five servers and a hundred others, whose updates are all due.

@@ -224,8 +224,11 @@ impl<'i, 'w> UnderWay<'i, 'w> {
             Outcome::Done => self.to(self.transaction.clone(), Phase::Verifying),
             Outcome::Failed => self.fail(Reason::InstallFailed, &self.said("the installation failed"), Phase::Verifying),
             Outcome::Crashed => self.fail(Reason::Crashed, &self.said("the host crashed during the installation"), Phase::Verifying),
-            Outcome::Running if self.hangs() => self.fail(Reason::Hung, "no sign of progress during the installation", Phase::Broken),
-            Outcome::Running => self.wait(),
+            Outcome::Running if !self.is_silent() => self.wait(),
+            Outcome::Running if !self.has_begun() => self.fail(Reason::Hung, "the agent did not begin to install", Phase::Broken),
+            Outcome::Running if self.node.ready => self.fail(Reason::Hung, "no sign of progress during the installation", Phase::Broken),
+            // only the host can say what came of it
+            Outcome::Running => self.fail(Reason::NodeNotReady, "the node was lost during the installation", Phase::Broken),
         }
     }
 
@@ -241,6 +244,10 @@ impl<'i, 'w> UnderWay<'i, 'w> {
     fn verifying(&self) -> Next {
         let t = self.transaction;
         let reason = t.failure.as_ref().map(|f| &f.reason);
+        if t.phase == Phase::Broken && reason == Some(&Reason::NodeNotReady) && self.node.ready {
+            // it is back, and says itself whether what it had begun crashed
+            return self.disturb(Transaction { failure: None, ..t.clone() }, Phase::Installing);
+        }
         // a host that did not reboot, but is well, is the one that it was: it is tried again later
         let boot = !t.rebooted || self.is_another_boot() || reason == Some(&Reason::RebootFailed);
         if self.outcome() == Outcome::Done && self.node.ready && boot && self.around.alarmed().is_none() {
@@ -328,10 +335,21 @@ impl<'i, 'w> UnderWay<'i, 'w> {
         self.deadline().is_some_and(|deadline| self.around.now >= deadline)
     }
 
+    /// Whether nothing new has been heard for longer than an installation may be silent. What counts is what the controller saw, by
+    /// its own clock: hosts' clocks may be wrong, and the API may have been away.
+    fn is_silent(&self) -> bool {
+        let silent = |since: Timestamp| self.around.now.duration_since(since.max(self.transaction.since.0));
+        self.node.quiet_since.is_some_and(|since| silent(since) >= self.around.spec.timeouts.install.get())
+    }
+
+    /// Whether the agent has said that it began to install.
+    fn has_begun(&self) -> bool {
+        self.progress.is_some_and(|p| p.part.is_some())
+    }
+
+    /// Whether what was begun on a node that is there hangs.
     fn hangs(&self) -> bool {
-        // a clock that is ahead puts nothing off for longer
-        let sign = self.progress.map_or(self.transaction.since.0, |p| p.at.0.min(self.around.now).max(self.transaction.since.0));
-        self.around.now.duration_since(sign) >= self.around.spec.timeouts.install.get()
+        self.is_silent() && self.node.ready && self.has_begun()
     }
 
     fn outcome(&self) -> Outcome {
@@ -454,7 +472,7 @@ impl<'i, 'w> UnderWay<'i, 'w> {
             }
             Outcome::Done if t.trial && tried.is_empty() => (only(suspects::left_out(suspects, name, &t.packages)), self.said(LEFT_OUT)),
             // what was not begun failed for reasons of the host's
-            Outcome::Failed if installing && t.trial && part.is_some() => {
+            Outcome::Failed if installing && t.trial && self.has_begun() => {
                 (only(suspects::failed(suspects, name, &tried)), self.said("they could not be installed"))
             }
             _ => return None,
