@@ -117,7 +117,7 @@ pub struct Transaction {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::time")]
     pub deadline: Option<Time>,
-    /// Whether it finds out which of some suspects makes hosts crash: it has no other packages.
+    /// Whether it finds out which of some suspects makes hosts crash: it has no other packages, but where they may need each other.
     #[serde(default)]
     pub trial: bool,
     /// Whether anything was, or may have been, installed.
