@@ -111,10 +111,10 @@ pub fn left_out(suspects: &[Suspects], node: &str, trial: &[PackageName]) -> Vec
     for group in &mut suspects {
         let stuck = group.packages.split_off(group.fresh());
         let (more, mut packages): (Vec<_>, Vec<_>) = group.packages.drain(..).partition(|p| trial.contains(p));
-        if !more.is_empty() {
-            group.stuck = group.stuck.saturating_add(u32::try_from(more.len()).unwrap_or(u32::MAX));
+        if more.iter().chain(&stuck).any(|p| trial.contains(p)) {
             node.clone_into(&mut group.node);
         }
+        group.stuck = group.stuck.saturating_add(u32::try_from(more.len()).unwrap_or(u32::MAX));
         packages.extend(stuck.into_iter().chain(more));
         group.packages = packages;
     }
@@ -131,7 +131,7 @@ pub fn failed(suspects: &[Suspects], node: &str, trial: &[PackageName]) -> Vec<S
         if failed.is_empty() {
             all.push(group.clone());
         } else if others.is_empty() {
-            all.push(Suspects { stuck: group.stuck.max(alone), ..group.clone() });
+            all.push(Suspects { node: node.to_owned(), stuck: group.stuck.max(alone), packages: failed });
         } else {
             all.push(Suspects { packages: others, stuck: 0, ..group.clone() });
             all.push(Suspects { node: node.to_owned(), packages: failed, stuck: alone });

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::due::{self, Standing};
+use super::rules::Rules;
 use super::{Node, Surroundings};
 use crate::api::Phase;
 use crate::judge::SILENT_AFTER;
@@ -20,36 +21,39 @@ pub(super) fn trials<'a>(around: &Surroundings<'a, '_>) -> BTreeMap<&'a str, Vec
             node.spec().is_some_and(|spec| spec.transaction.is_none() && spec.retry.as_ref().is_none_or(|r| r.not_before.0 <= around.now))
         });
         let packages: HashSet<_> = group.packages.iter().collect();
-        let mut able = own.into_iter().chain(stand_ins).filter(|node| !trials.contains_key(node.name()));
-        let found = able.find_map(|node| Some((node.name(), part(group, &packages, node, around)?)));
-        trials.extend(found);
+        let mut nodes = own.into_iter().chain(stand_ins).filter(|node| !trials.contains_key(node.name()));
+        let able = nodes.find_map(|node| Some((node, part(group, &packages, node, around)?)));
+        // where the first that can has something else to do before, no other takes its place
+        trials.extend(able.and_then(|(node, part)| Some((node.name(), in_turn(group, part, node, around.rules)?))));
     }
     trials
 }
 
-/// What of a group is tried on a node, if it can be.
+/// What of a group can be tried on a node.
 fn part(group: &Suspects, packages: &HashSet<&PackageName>, node: &Node<'_>, around: &Surroundings<'_, '_>) -> Option<Vec<PackageName>> {
-    let (spec, status) = (node.spec()?, node.status()?);
-    let broken = spec.transaction.as_ref().is_some_and(|t| t.phase == Phase::Broken);
+    let status = node.status()?;
+    let broken = node.transaction().is_some_and(|t| t.phase == Phase::Broken);
     if !node.ready || broken || !around.is_free(node) || around.now.duration_since(status.reported_at.0) > SILENT_AFTER {
         return None;
     }
     let there = due::found(status.packages.as_ref()).iter().map(|item| &item.name);
     let there: HashSet<_> = there.filter(|name| packages.contains(name) && around.rules.refuses(name).is_none()).collect();
-    let trial = Some(group.trial(|p| there.contains(p))).filter(|trial| !trial.is_empty())?;
-    if !group.has_stuck(&trial) {
-        return Some(trial);
+    Some(group.trial(|p| there.contains(p))).filter(|part| !part.is_empty())
+}
+
+/// What is tried on a node now. What was tried in vain has time: something else that is due may be what it needs.
+fn in_turn(group: &Suspects, part: Vec<PackageName>, node: &Node<'_>, rules: &Rules<'_>) -> Option<Vec<PackageName>> {
+    let (spec, status) = (node.spec()?, node.status()?);
+    if !group.has_stuck(&part) {
+        return Some(part);
     }
-    // what was tried in vain has time: something else that is due may be what it needs
-    if due::may_reboot(status, around.rules) {
+    if due::may_reboot(status, rules) {
         return None;
     }
-    match due::standing(status, spec.stage, None, around.rules) {
+    match due::standing(status, spec.stage, None, rules) {
         // where that was left out, too, they may need each other
-        Standing::Due if due::was_left_out(node) => {
-            Some(trial.into_iter().chain(due::packages(status, spec.stage, around.rules)).collect())
-        }
+        Standing::Due if due::was_left_out(node) => Some(part.into_iter().chain(due::packages(status, spec.stage, rules)).collect()),
         Standing::Due => None,
-        _ => Some(trial),
+        _ => Some(part),
     }
 }

@@ -167,11 +167,21 @@ fn one_that_cannot_be_tried_alone_is_learnt_once_and_lets_all_else_go_first() {
     }
     said.push(decided(&bisect(), &group, &[host("h1", &lacks(&["a", "z"]))]).0);
     said.push(decided(&bisect(), &group, &[host("h1", &lacks(&["a"]))]).0);
+    // and no other node tries it meanwhile
+    said.push(
+        decided(
+            &json!({ "crashBisect": true, "maxUnavailable": 2 }),
+            &group,
+            &[host("h1", &lacks(&["a", "z"])), host("h2", &lacks(&["a"]))],
+        )
+        .0,
+    );
     insta::assert_snapshot!(said.join("\n"), @r#"
     h1 Updating; learns: bans [], suspects ["h1 a (1 stuck)"]
     h1 goes to Releasing Some(LeftOut)
     h1 starts in 0: ["z-1-1.noarch"]
     h1 starts in 0: ["a-1-1.noarch"] on trial
+    h1 starts in 0: ["z-1-1.noarch"]; h2 Suspected
     "#);
 }
 
