@@ -2,6 +2,7 @@
 
 pub mod api;
 mod assign;
+mod builds;
 mod choice;
 pub mod decide;
 pub mod edit;
@@ -21,9 +22,10 @@ mod window;
 mod zone;
 
 pub use assign::{Asked, assign};
+pub use builds::Builds;
 pub use item::{Item, suggestion};
 pub use matched::{AlertPattern, BootId, HostPath, LabelValue, MarkName, PodSelector, ServiceName, TransactionId, WebUrl};
-pub use package::{Bans, Names, PackageName};
+pub use package::{Bans, PackageName};
 pub use patch_name::PatchName;
 pub use policy::{Policy, Stage};
 pub use schedule::Schedule;

@@ -70,8 +70,14 @@ impl PackageName {
     }
 
     /// Whether nobody else has the text.
-    fn alone(&self) -> bool {
+    pub(crate) fn alone(&self) -> bool {
         Arc::strong_count(&self.0) == 1
+    }
+
+    /// Whether the other one has the same text in memory.
+    #[cfg(test)]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     fn rpm(s: &str) -> Result<Form, String> {
@@ -134,32 +140,6 @@ impl<'a> FromIterator<&'a PackageName> for Bans<'a> {
     }
 }
 
-/// Makes equal names one in memory.
-#[derive(Debug, Default)]
-pub struct Names {
-    known: HashSet<PackageName>,
-    /// How many were in use when it was last looked.
-    used: usize,
-}
-
-impl Names {
-    /// So many are kept before it is looked for those that nobody else has any more.
-    const FEW: usize = 1024;
-
-    /// The name that is equal to this one and was here first.
-    pub fn one(&mut self, name: &PackageName) -> PackageName {
-        if let Some(known) = self.known.get(name) {
-            return known.clone();
-        }
-        if self.known.len() > 2 * self.used + Self::FEW {
-            self.known.retain(|known| !known.alone());
-            self.used = self.known.len();
-        }
-        self.known.insert(name.clone());
-        name.clone()
-    }
-}
-
 /// Longer than any package's name; etcd keeps all of a list in one value.
 const LONGEST: usize = 255;
 
@@ -218,21 +198,3 @@ text_type!(
     max: LONGEST,
     "A build of a package: <name>-<version>-<release>.<arch>, as in bash-4.2.46-34.vl7.x86_64, or Debian's <name>=<version>."
 );
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn equal_names_are_one_and_those_of_nobody_are_forgotten() {
-        let name = |n: usize| format!("bash={n}").parse::<PackageName>().unwrap();
-        let mut names = Names::default();
-        let (a, b) = (names.one(&name(1)), names.one(&name(1)));
-        assert!(Arc::ptr_eq(&a.0, &b.0));
-        for n in 2..10_000 {
-            names.one(&name(n));
-        }
-        assert!(names.known.len() <= 2 * Names::FEW, "{}", names.known.len());
-        assert!(Arc::ptr_eq(&names.one(&name(1)).0, &a.0), "one that is in use is kept");
-    }
-}

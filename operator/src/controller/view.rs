@@ -9,7 +9,7 @@ use kube::core::Object;
 use serde::Deserialize;
 use updates::api::{NodeUpdate, UpdateManagerSpec, UpdateManagerStatus};
 use updates::decide::Cordon;
-use updates::{Names, names};
+use updates::{Builds, names};
 
 use crate::CORDONED_FOR;
 
@@ -43,8 +43,8 @@ struct SentAddress {
     address: String,
 }
 
-/// The labels that servers have; the second is that of old versions.
-const SERVER: [&str; 2] = ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"];
+/// The labels that servers have; the second is that of old versions. One with `--disable-apiserver` has neither.
+const SERVER: [&str; 3] = ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master", ETCD];
 /// The label that k3s puts on servers with an etcd of their own.
 const ETCD: &str = "node-role.kubernetes.io/etcd";
 
@@ -87,15 +87,15 @@ impl NodeView {
     }
 }
 
-/// Of `NodeUpdate`s what the controller looks at. Nodes lack the same packages: each name is in memory once.
+/// Of `NodeUpdate`s what the controller looks at, with the ages that builds have in the fleet.
 pub(super) fn node_updates() -> impl FnMut(&NodeUpdate) -> NodeUpdate {
-    let mut names = Names::default();
+    let mut builds = Builds::default();
     move |object| {
+        let ObjectMeta { name, owner_references, creation_timestamp, .. } = object.metadata.clone();
         let mut status = object.status.clone();
-        for item in status.iter_mut().filter_map(|s| s.packages.as_mut()).flat_map(|p| &mut p.available) {
-            item.name = names.one(&item.name);
+        if let Some(status) = &mut status {
+            builds.settle(status, creation_timestamp.map(|t| t.0));
         }
-        let ObjectMeta { name, owner_references, .. } = object.metadata.clone();
         NodeUpdate { metadata: ObjectMeta { name, owner_references, ..ObjectMeta::default() }, spec: object.spec.clone(), status }
     }
 }
@@ -161,7 +161,9 @@ mod tests {
         let view = of(node);
         assert_eq!((view.cordon, view.run_requested, view.ready, view.server, view.address), (Cordon::Ours, None, false, false, None));
         let empty = of(json!({ "metadata": { "name": "new" }, "spec": {} }));
-        assert!(!empty.ready);
+        assert!(!empty.ready && !empty.server);
+        let only_etcd = of(json!({ "metadata": { "name": "h2", "labels": { "node-role.kubernetes.io/etcd": "true" } }, "spec": {} }));
+        assert!(only_etcd.server && only_etcd.etcd);
     }
 
     #[test]

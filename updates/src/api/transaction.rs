@@ -27,7 +27,7 @@ choice! {
         /// The controller cordons the node and takes its pods off. Deadline `timeouts.drain`: given back.
         Draining = "Draining",
         /// The agent installs; the only phase in which it may. Deadline `timeouts.install` without a sign of progress: counts as a
-        /// crash, then `Broken`.
+        /// crash where the agent had begun and its node is there, then `Broken`.
         Installing = "Installing",
         /// The agent reboots the host; the only phase in which it may. Deadline `timeouts.reboot`: `Broken`.
         Rebooting = "Rebooting",
@@ -35,7 +35,8 @@ choice! {
         /// `timeouts.verify`: `Broken`.
         Verifying = "Verifying",
         /// As `Verifying`, but too late: the node stays cordoned, keeps its place among the unavailable ones and counts as failed.
-        /// No deadline: it ends when the node is well, or gone.
+        /// No deadline: it ends when the node is well, or gone. A node that was lost while it installed goes on with that when it is
+        /// back.
         Broken = "Broken",
         /// The controller takes its cordon off; the agent notes the run in its history. Then, after `settleTime`, the transaction
         /// and the lease are gone. Deadline 5 minutes after that: gone without the agent's word.
@@ -116,7 +117,7 @@ pub struct Transaction {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::time")]
     pub deadline: Option<Time>,
-    /// Whether it finds out which of some suspects makes hosts crash: it has no other packages.
+    /// Whether it finds out which of some suspects makes hosts crash: it has no other packages, but where they may need each other.
     #[serde(default)]
     pub trial: bool,
     /// Whether anything was, or may have been, installed.
@@ -175,7 +176,7 @@ pub struct Progress {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub message: Option<String>,
-    /// In `Installing`: what is being installed, or was when it crashed.
+    /// In `Installing`, once it was begun: what is being installed, or was when it crashed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Part")]
     pub part: Option<Part>,

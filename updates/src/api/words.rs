@@ -126,6 +126,8 @@ words! {
         DoesNotFit,
         /// An update failed lately and is tried again later.
         RetryLater,
+        /// The host needs a reboot, though it was rebooted lately: that did not help, and is tried again later.
+        RebootInVain,
         /// Updates of an earlier stage failed on too many nodes.
         StageFailed,
         /// Alerts are firing, or nobody can say whether any are.

@@ -6,12 +6,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::rules::{May, Rules};
 use super::runtime::stops_pods;
-use super::{Node, Wait};
+use super::{Node, Wait, retry};
 use crate::api::{Answer, Available, Listing, NodeUpdateStatus, Phase, Reason, Reboots, Transaction};
-use crate::{PackageName, PatchName, Stage, Suspects, TransactionId};
+use crate::{PackageName, PatchName, Stage, TransactionId};
 
 /// What a listing has, if the last look that made it succeeded.
-fn found<T>(listing: Option<&Listing<T>>) -> &[Available<T>] {
+pub(super) fn found<T>(listing: Option<&Listing<T>>) -> &[Available<T>] {
     listing.filter(|l| l.error.is_none() && l.checked_at.is_some()).map(|l| l.available.as_slice()).unwrap_or_default()
 }
 
@@ -20,37 +20,31 @@ fn found<T>(listing: Option<&Listing<T>>) -> &[Available<T>] {
 pub(super) enum Standing {
     /// Something is due.
     Due,
+    /// Nothing but a reboot is.
+    Reboot,
     /// Nothing is, though something is available.
     NotYet(Wait),
     /// Nothing is available.
     Current,
 }
 
-/// Those that are tried on this node, if any can be. `tries` says of a node whether it could.
-pub(super) fn trial<'s>(
-    suspects: &'s [Suspects],
-    node: &Node<'_>,
-    rules: &Rules<'_>,
-    tries: impl Fn(&str) -> bool,
-) -> Option<&'s Suspects> {
-    let status = node.status()?;
-    let here = |group: &&Suspects| group.node == node.name() || !tries(&group.node);
-    suspects.iter().filter(here).find(|group| of_trial(group, status, rules).next().is_some())
-}
-
-/// What of a trial can be installed on a node.
-fn of_trial<'a>(group: &'a Suspects, status: &NodeUpdateStatus, rules: &Rules<'_>) -> impl Iterator<Item = &'a PackageName> {
-    let available = found(status.packages.as_ref());
-    let listed = |p: &&PackageName| available.iter().any(|item| item.name == **p);
-    group.trial().iter().filter(listed).filter(|p| rules.refuses(p).is_none())
-}
-
 fn needs_reboot(status: &NodeUpdateStatus, rules: &Rules<'_>) -> bool {
     rules.spec.reboot != Reboots::Never && status.reboot.needed == Answer::Yes
 }
 
-/// Whether anything is due on a node. It stops at the first thing that is: thousands of nodes are asked.
-pub(super) fn standing(status: &NodeUpdateStatus, stage: Stage, trial: Option<&Suspects>, rules: &Rules<'_>) -> Standing {
+/// Whether a node may be rebooted now, and nothing else.
+pub(super) fn may_reboot(status: &NodeUpdateStatus, rules: &Rules<'_>) -> bool {
+    let lets = needs_reboot(status, rules) && status.boot_id.as_ref().is_some_and(|boot| rules.lets_reboot(boot));
+    lets && retry::reboot_again(&status.history, &rules.spec.timeouts).is_none_or(|at| at <= rules.now)
+}
+
+/// Whether all that was due on a node was left out the last time.
+pub(super) fn was_left_out(node: &Node<'_>) -> bool {
+    node.spec().and_then(|spec| spec.retry.as_ref()).is_some_and(|retry| retry.failure.reason == Reason::LeftOut)
+}
+
+/// Whether anything is due on a node, on which `trial` is tried. It stops at the first thing that is: thousands of nodes are asked.
+pub(super) fn standing(status: &NodeUpdateStatus, stage: Stage, trial: Option<&[PackageName]>, rules: &Rules<'_>) -> Standing {
     if trial.is_some() {
         return Standing::Due;
     }
@@ -70,7 +64,7 @@ pub(super) fn standing(status: &NodeUpdateStatus, stage: Stage, trial: Option<&S
     }
     if needs_reboot(status, rules) {
         if status.boot_id.as_ref().is_some_and(|boot| rules.lets_reboot(boot)) {
-            return Standing::Due;
+            return Standing::Reboot;
         }
         return Standing::NotYet(Wait::on(Reason::NotApproved));
     }
@@ -91,23 +85,29 @@ pub(super) fn standing(status: &NodeUpdateStatus, stage: Stage, trial: Option<&S
     Standing::NotYet(Wait::on(reason))
 }
 
+/// The packages that are due on a node.
+pub(super) fn packages(status: &NodeUpdateStatus, stage: Stage, rules: &Rules<'_>) -> impl Iterator<Item = PackageName> {
+    let due = found(status.packages.as_ref()).iter().filter(move |item| rules.package(item, stage) == May::Yes);
+    due.map(|item| item.name.clone())
+}
+
 /// All that is due on a node, as one transaction; it waits in `Checking`.
 pub(super) fn transaction(
     node: &Node<'_>,
     status: &NodeUpdateStatus,
     stage: Stage,
-    trial: Option<&Suspects>,
+    trial: Option<&[PackageName]>,
     rules: &Rules<'_>,
     now: Timestamp,
 ) -> Transaction {
-    let tried: Vec<_> = trial.into_iter().flat_map(|group| of_trial(group, status, rules)).cloned().collect();
-    let is_trial = !tried.is_empty();
-    let (mut packages, mut patches) = (tried, Vec::new());
-    if !is_trial {
-        let due = found(status.packages.as_ref()).iter().filter(|item| rules.package(item, stage) == May::Yes);
-        packages = due.map(|item| item.name.clone()).collect();
+    let (mut packages, mut patches) = (trial.unwrap_or_default().to_vec(), Vec::new());
+    // a reboot does not wait for what may be left out for ever
+    let only_reboot = was_left_out(node) && may_reboot(status, rules);
+    if trial.is_none() && !only_reboot {
+        packages = self::packages(status, stage, rules).collect();
         let due = found(status.patches.as_ref()).iter().filter(|item| rules.patch(item, stage) == May::Yes);
-        patches = due.map(|item| item.name).collect();
+        // each has all of those before it
+        patches = due.map(|item| item.name).max().into_iter().collect();
     }
     Transaction {
         id: id(node, &packages, &patches, now),
@@ -120,7 +120,7 @@ pub(super) fn transaction(
         phase: Phase::Checking,
         since: Time(now),
         deadline: None,
-        trial: is_trial,
+        trial: trial.is_some(),
         touched: false,
         rebooted: false,
         failure: None,

@@ -10,6 +10,7 @@ mod retry;
 mod rules;
 mod runtime;
 mod stages;
+mod trials;
 mod way;
 mod writes;
 
@@ -21,7 +22,7 @@ pub use self::estimate::estimate;
 pub use self::quorum::{Etcd, Voter};
 pub use self::stages::FailedStage;
 pub use self::writes::{bans, spec_patch};
-use crate::api::{NodeUpdateSpec, NodeUpdateStatus, Reason, Retry, Transaction, UpdateManagerSpec};
+use crate::api::{NodeUpdateSpec, NodeUpdateStatus, Phase, Reason, Retry, Transaction, UpdateManagerSpec};
 use crate::{Item, Suspects, judge};
 
 /// All that is looked at.
@@ -58,6 +59,9 @@ pub struct Node<'a> {
     pub run_requested: Option<Timestamp>,
     /// What the controller saw when it last looked at its pods.
     pub look: Option<&'a Look>,
+    /// Since when the controller has seen neither its `progress` nor its `ready` change, by its own clock; not before it began to
+    /// see all of the cluster. None: it sees it for the first time.
+    pub quiet_since: Option<Timestamp>,
 }
 
 impl<'a> Node<'a> {
@@ -231,15 +235,16 @@ struct Surroundings<'a, 'i> {
 }
 
 impl Surroundings<'_, '_> {
-    /// Whether a node is there, and nobody holds it.
-    fn is_free(&self, name: &str) -> bool {
-        self.nodes.get(name).is_some_and(|node| judge::held_by(self.input.spec, &node.node).is_empty())
+    /// Whether nobody holds a node.
+    fn is_free(&self, node: &Node<'_>) -> bool {
+        judge::held_by(self.input.spec, &node.node).is_empty()
     }
 
-    /// The lowest numbers that no lease has.
-    fn free_slots(&self) -> impl Iterator<Item = u32> {
-        let taken: BTreeSet<u32> = self.input.locks.iter().map(|lock| lock.slot).collect();
-        (0..u32::MAX).filter(move |slot| !taken.contains(slot))
+    fn free_slots(&self) -> Slots {
+        let taken = self.input.locks.iter().map(|lock| lock.slot).collect();
+        let left = self.spec.max_unavailable.of(self.nodes.len()).saturating_sub(self.slots.len());
+        let server = self.slots.keys().any(|name| self.nodes.get(name).is_some_and(|node| node.server));
+        Slots { taken, left, server }
     }
 
     /// Why no update may start or go on, for the alerts' sake.
@@ -253,10 +258,46 @@ impl Surroundings<'_, '_> {
         Some((Reason::AlertsFiring, message))
     }
 
-    /// Why this server may not be taken down.
+    /// Why this server may not be taken down. Of servers never more than one is away, wherever the cluster keeps its data.
     fn quorum(&self, node: &Node<'_>) -> Option<Reason> {
-        node.server.then(|| self.input.etcd.keeps(node.name())).flatten()
+        let away = || self.input.nodes.iter().any(|other| other.server && !other.ready && other.name() != node.name());
+        let keeps = || self.input.etcd.keeps(node.name()).or_else(|| away().then_some(Reason::TooManyUnavailable));
+        node.server.then(keeps).flatten()
     }
+}
+
+/// Leases that can be taken in this pass.
+struct Slots {
+    /// Their numbers are taken.
+    taken: BTreeSet<u32>,
+    /// So many more may be held.
+    left: usize,
+    /// Whether a server holds one.
+    server: bool,
+}
+
+impl Slots {
+    /// The lowest number that no lease has, for a node whose turn it is.
+    fn take(&mut self) -> Option<u32> {
+        let free = (0..u32::MAX).find(|slot| !self.taken.contains(slot))?;
+        self.taken.insert(free);
+        Some(free)
+    }
+
+    /// One for a node that has lost its own: others may hold as many as may be by now.
+    fn take_again(&mut self, node: &Node<'_>) -> Option<u32> {
+        if node.server && self.server {
+            return None;
+        }
+        self.left = self.left.checked_sub(1)?;
+        self.server |= node.server;
+        self.take()
+    }
+}
+
+/// Whether a node in this phase is, or may be, missing something that the cluster needs of it.
+fn is_down(phase: Phase) -> bool {
+    matches!(phase, Phase::HandingOver | Phase::Draining | Phase::Installing | Phase::Rebooting)
 }
 
 /// What is to be done now. Asked again after that, it says what comes then; it remembers nothing.
@@ -270,18 +311,33 @@ pub fn decide<'a>(input: &Input<'a>, now: Timestamp) -> Decision<'a> {
     let around = Surroundings { input, spec, rules: &rules, nodes, slots, now };
 
     let mut decision = Decision { unlock: way::nobodys(&around), ..Decision::default() };
-    let mut free = around.free_slots();
+    let mut slots = around.free_slots();
+    // of servers one at a time goes further down, whatever has come about
+    let down = |node: &&Node<'a>| node.server && node.transaction().is_some_and(|t| is_down(t.phase));
+    let mut server = input.nodes.iter().find(down).map(Node::name);
     let mut under_way = BTreeMap::new();
     for node in input.nodes {
-        let Some(transaction) = node.transaction() else { continue };
-        let (next, attribution) = way::next(node, transaction, &around, &mut free);
+        let Some(transaction) = node.transaction() else {
+            // its NodeUpdate was deleted in the middle
+            if node.cordon == Cordon::Ours {
+                under_way.insert(node.name(), Next::Act(Action::Uncordon));
+            }
+            continue;
+        };
+        let (mut next, attribution) = way::next(node, transaction, &around, &mut slots);
         decision.attribution = decision.attribution.or(attribution);
+        if node.server && matches!(&next, Next::Act(Action::Move(to)) if is_down(to.phase)) {
+            let first = *server.get_or_insert(node.name());
+            if first != node.name() {
+                next = Next::Wait(Wait::on(Reason::TooManyUnavailable));
+            }
+        }
         under_way.insert(node.name(), next);
     }
     decision.attribution = decision.attribution.or_else(|| way::tidy(&around));
     // nothing starts on what is about to be banned
     let starts = decision.attribution.is_none();
-    let queue = queue::queue(&around, &under_way, starts, &mut free);
+    let queue = queue::queue(&around, &under_way, starts, &mut slots);
     decision.failed = queue.failed;
     decision.nodes = input.nodes.iter().zip(queue.nodes).map(|(node, next)| (node.name(), next)).collect();
     decision

@@ -7,10 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::due::{self, Standing};
 use super::stages::{self, FailedStage};
-use super::{Action, Next, Node, Surroundings, Wait, estimate, retry, way};
+use super::{Action, Next, Node, Slots, Surroundings, Wait, estimate, retry, trials, way};
 use crate::api::{NodeUpdateStatus, Phase, Reason};
 use crate::judge::{SILENT_AFTER, held_by};
-use crate::{Gate, Stage, Suspects};
+use crate::{Gate, PackageName, Stage};
 
 /// A request for an update now is good for so long.
 const REQUEST: SignedDuration = SignedDuration::from_hours(1);
@@ -27,7 +27,7 @@ struct Candidate<'a, 'i> {
     node: &'i Node<'a>,
     status: &'a NodeUpdateStatus,
     stage: Stage,
-    trial: Option<&'i Suspects>,
+    trial: Option<&'i [PackageName]>,
     requested: bool,
 }
 
@@ -49,14 +49,10 @@ fn is_requested(node: &Node<'_>, status: &NodeUpdateStatus, now: Timestamp) -> b
 }
 
 /// Nodes without a transaction; `under_way` says what comes next for the others.
-pub(super) fn queue<'a>(
-    around: &Surroundings<'a, '_>,
-    under_way: &BTreeMap<&'a str, Next>,
-    starts: bool,
-    free_slots: &mut impl Iterator<Item = u32>,
-) -> Queue {
+pub(super) fn queue<'a>(around: &Surroundings<'a, '_>, under_way: &BTreeMap<&'a str, Next>, starts: bool, slots: &mut Slots) -> Queue {
     let nodes = around.input.nodes;
-    let trial = |node: &Node<'_>| due::trial(around.input.suspects, node, around.rules, |name| around.is_free(name));
+    let trials = trials::trials(around);
+    let trial = |node: &Node<'_>| trials.get(node.name()).map(Vec::as_slice);
     let stage = |node: &Node<'_>| node.spec().map_or(Stage::Stable, |spec| spec.stage);
     let standings: Vec<_> = nodes
         .iter()
@@ -66,7 +62,7 @@ pub(super) fn queue<'a>(
         })
         .collect();
     let needs = |standing: &Option<Standing>| match standing {
-        None | Some(Standing::Due) => true,
+        None | Some(Standing::Due | Standing::Reboot) => true,
         Some(Standing::NotYet(wait)) => wait.reason == Reason::Suspected,
         Some(Standing::Current) => false,
     };
@@ -97,7 +93,7 @@ pub(super) fn queue<'a>(
     }
     candidates.sort_unstable_by(|a, b| a.order().cmp(&b.order()));
     let mut turns = Turns::new(around, under_way);
-    for (at, now) in turns.take(&candidates, starts, around, free_slots) {
+    for (at, now) in turns.take(&candidates, starts, around, slots) {
         if let Some(slot) = next.get_mut(at) {
             *slot = now;
         }
@@ -123,8 +119,9 @@ fn obstacle<'a>(
     if around.now.duration_since(status.reported_at.0) > SILENT_AFTER {
         return wait(Reason::AgentSilent);
     }
+    let only_reboot = standing == Some(Standing::Reboot);
     match standing {
-        Some(Standing::Due) => {}
+        Some(Standing::Due | Standing::Reboot) => {}
         Some(Standing::NotYet(why)) => return Err(Next::Wait(why)),
         Some(Standing::Current) => return Err(Next::Rest),
         None => return wait(Reason::NotReported),
@@ -143,16 +140,24 @@ fn obstacle<'a>(
         let reason = if retry::is_failure(reason) && *reason != Reason::LeftOut { Reason::RetryLater } else { reason.clone() };
         return until(reason, Some(retry.not_before.0));
     }
+    let again = retry::reboot_again(&status.history, &around.spec.timeouts).filter(|at| only_reboot && !requested && *at > around.now);
+    if again.is_some() {
+        return until(Reason::RebootInVain, again);
+    }
     if stage_failed {
         return wait(Reason::StageFailed);
     }
     match around.rules.gate {
         _ if requested => {}
         Gate::Closed(opens) => return until(Reason::WindowClosed, opens),
-        Gate::Open(end) if fleet.is_some_and(|fleet| estimate::of_node(node, fleet) > end.duration_since(around.now)) => {
-            return wait(Reason::DoesNotFit);
+        Gate::Open(end) => {
+            let fits =
+                |fleet| estimate::fits(estimate::of_node(node, fleet), end.duration_since(around.now), &around.spec.maintenance_windows);
+            if !fleet.is_none_or(fits) {
+                return wait(Reason::DoesNotFit);
+            }
         }
-        Gate::Open(_) | Gate::Always => {}
+        Gate::Always => {}
     }
     match around.alarmed().map(|(reason, _)| reason).or_else(|| around.quorum(node)) {
         Some(reason) => wait(reason),
@@ -190,7 +195,7 @@ impl Turns {
         candidates: &[Candidate<'a, '_>],
         starts: bool,
         around: &Surroundings<'a, '_>,
-        free_slots: &mut impl Iterator<Item = u32>,
+        slots: &mut Slots,
     ) -> Vec<(usize, Next)> {
         if !starts {
             self.free = 0;
@@ -221,7 +226,7 @@ impl Turns {
         let mut place = 0;
         let mut next = Vec::with_capacity(candidates.len());
         for (turn, candidate) in candidates.iter().enumerate() {
-            let start = started.contains(&turn).then(|| free_slots.next()).flatten();
+            let start = started.contains(&turn).then(|| slots.take()).flatten();
             let then = if let Some(slot) = start {
                 let Candidate { node, status, stage, trial, .. } = candidate;
                 let transaction = due::transaction(node, status, *stage, *trial, around.rules, around.now);

@@ -15,7 +15,7 @@ pub(super) struct Rules<'a> {
     patch_bans: HashSet<PatchName>,
     suspects: HashSet<&'a PackageName>,
     approved: Option<Approved<'a>>,
-    now: Timestamp,
+    pub(super) now: Timestamp,
 }
 
 struct Approved<'a> {

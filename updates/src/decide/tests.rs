@@ -1,6 +1,7 @@
 //! A fleet that lives for years: published packages, crashes, failures, joins and leaves, edits of the spec, a controller that dies
 //! between any two writes. What must never happen is looked for at each step.
 
+mod cases;
 mod fleet;
 
 use proptest::prelude::*;
@@ -43,6 +44,20 @@ proptest! {
     }
 }
 
+/// Many more lives than a test has time for, of each kind: `LIVES=0..250 cargo test --config profile.dev.package.updates.opt-level=2 -p
+/// updates --lib -- many_lives --ignored --nocapture`
+#[test]
+#[ignore = "takes long"]
+fn many_lives() {
+    let lives = std::env::var("LIVES").unwrap_or_else(|_| "0..50".into());
+    let (first, end) = lives.split_once("..").expect("LIVES=0..50");
+    let (first, end): (u64, u64) = (first.parse().unwrap(), end.parse().unwrap());
+    let kinds = [(false, false), (false, true), (true, false), (true, true)].map(|(bisect, manual)| Kind { bisect, manual });
+    let lives = (first..end).flat_map(|n| kinds.map(|kind| (n.wrapping_mul(0x9E37_79B9_7F4A_7C15), kind)));
+    let bad: Vec<_> = lives.filter(|(seed, kind)| std::panic::catch_unwind(|| live(*seed, *kind)).is_err()).collect();
+    assert!(bad.is_empty(), "{bad:?}");
+}
+
 /// Five servers and a hundred others, whose updates are all due.
 fn hundred() -> Fleet {
     Fleet::large(105, 3, false)
@@ -60,6 +75,7 @@ fn who_starts_and_why_the_others_wait() {
         r#"{"maxUnavailable":"3%"}"#,
         r#"{"maintenanceWindows":[{"schedule":"0 1 * * *","duration":"1h"}]}"#,
         r#"{"maintenanceWindows":[{"schedule":"0 0 * * *","duration":"30m"}],"fitWindow":true}"#,
+        r#"{"maintenanceWindows":[{"schedule":"45 23 * * *","duration":"30m"}],"fitWindow":true}"#,
         r#"{"halted":true}"#,
         r#"{"suspend":true,"halted":true}"#,
         r#"{"approval":"manual"}"#,
@@ -71,7 +87,8 @@ fn who_starts_and_why_the_others_wait() {
     {}: a10 starts in 0, 104 WaitingForTurn
     {"maxUnavailable":"3%"}: a10 starts in 0, a100 starts in 1, a101 starts in 2, 102 WaitingForTurn
     {"maintenanceWindows":[{"schedule":"0 1 * * *","duration":"1h"}]}: 105 WindowClosed
-    {"maintenanceWindows":[{"schedule":"0 0 * * *","duration":"30m"}],"fitWindow":true}: 105 DoesNotFit
+    {"maintenanceWindows":[{"schedule":"0 0 * * *","duration":"30m"}],"fitWindow":true}: a10 starts in 0, 104 WaitingForTurn
+    {"maintenanceWindows":[{"schedule":"45 23 * * *","duration":"30m"}],"fitWindow":true}: 105 DoesNotFit
     {"halted":true}: 105 Halted
     {"suspend":true,"halted":true}: 105 ClusterSuspended
     {"approval":"manual"}: 105 NotApproved

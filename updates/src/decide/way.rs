@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Action, Attribution, Blocker, Cordon, Look, Next, Node, Surroundings, Wait, due, retry};
+use super::{Action, Attribution, Blocker, Cordon, Look, Next, Node, Slots, Surroundings, Wait, due, retry};
 use crate::api::{Answer, Failure, NodeUpdateStatus, Outcome, Part, Phase, Progress, Reason, Reboots, Transaction};
 use crate::suspects::{self, Verdict};
 use crate::{Item, PackageName, Span, Stage};
@@ -21,21 +21,17 @@ pub(super) fn next<'i>(
     node: &Node<'i>,
     transaction: &'i Transaction,
     around: &Surroundings<'i, '_>,
-    free_slots: &mut impl Iterator<Item = u32>,
+    slots: &mut Slots,
 ) -> (Next, Option<Attribution>) {
-    let under_way = UnderWay {
-        node,
-        transaction,
-        status: node.status(),
-        progress: node
-            .status()
-            .and_then(|s| s.progress.as_ref())
-            .filter(|p| p.transaction == transaction.id && p.phase == transaction.phase),
-        around,
-    };
+    let under_way = UnderWay::new(node, transaction, around);
     // whatever disturbs the node is done under its lock only
-    if transaction.phase != Phase::Releasing && !around.slots.contains_key(node.name()) {
-        return (free_slots.next().map_or_else(|| under_way.wait(), |slot| Next::Act(Action::Lock { slot })), None);
+    if transaction.phase != Phase::Releasing && !under_way.is_locked() {
+        if let Some(slot) = slots.take_again(node) {
+            return (Next::Act(Action::Lock { slot }), None);
+        }
+        if under_way.is_untouched() {
+            return (under_way.give_back(Reason::TooManyUnavailable, "its lease is gone, and others hold as many as may be"), None);
+        }
     }
     match under_way.lesson() {
         // what is banned already is not known without a spec
@@ -56,16 +52,20 @@ pub(super) fn nobodys(around: &Surroundings<'_, '_>) -> Vec<u32> {
 pub(super) fn tidy(around: &Surroundings<'_, '_>) -> Option<Attribution> {
     let suspects = around.input.suspects;
     let first = suspects.first().filter(|_| around.input.spec.is_some())?;
-    let before = || Verdict { bans: Vec::new(), suspects: suspects.to_vec() };
     let (verdict, because) = if around.spec.crash_bisect {
-        let gone = |p: &PackageName| around.rules.bans(p) || around.input.nodes.iter().all(|node| is_without(node, p));
-        (suspects::cleared(before(), gone), "banned, or nowhere to be had any more")
+        let suspects = suspects::cleared(suspects, |p| is_gone(around, p));
+        (Verdict { bans: Vec::new(), suspects }, "banned, or nowhere to be had any more")
     } else {
         let all = suspects.iter().flat_map(|s| &s.packages).filter(|p| !around.rules.bans(p)).cloned().collect();
         (Verdict { bans: all, suspects: Vec::new() }, "crashBisect was switched off")
     };
     let changed = verdict.suspects != suspects;
     changed.then(|| attribution(verdict, Vec::new(), &first.node, because.into()))
+}
+
+/// Whether a package is banned, or not to be had any more.
+fn is_gone(around: &Surroundings<'_, '_>, package: &PackageName) -> bool {
+    around.rules.bans(package) || around.input.nodes.iter().all(|node| is_without(node, package))
 }
 
 /// Whether a node surely does not list a package.
@@ -117,7 +117,14 @@ struct UnderWay<'i, 'w> {
     around: &'w Surroundings<'i, 'w>,
 }
 
-impl UnderWay<'_, '_> {
+impl<'i, 'w> UnderWay<'i, 'w> {
+    fn new(node: &'w Node<'i>, transaction: &'i Transaction, around: &'w Surroundings<'i, 'w>) -> Self {
+        let status = node.status();
+        let progress = status.and_then(|s| s.progress.as_ref());
+        let progress = progress.filter(|p| p.transaction == transaction.id && p.phase == transaction.phase);
+        Self { node, transaction, status, progress, around }
+    }
+
     fn next(&self) -> Next {
         if let Some((reason, message)) = self.objection() {
             return self.give_back(reason, &message);
@@ -186,6 +193,9 @@ impl UnderWay<'_, '_> {
     }
 
     fn draining(&self) -> Next {
+        if !self.is_locked() {
+            return if self.is_late() { self.undrained() } else { self.wait() };
+        }
         if self.node.cordon == Cordon::No {
             return if self.is_late() { self.undrained() } else { Next::Act(Action::Cordon) };
         }
@@ -214,8 +224,11 @@ impl UnderWay<'_, '_> {
             Outcome::Done => self.to(self.transaction.clone(), Phase::Verifying),
             Outcome::Failed => self.fail(Reason::InstallFailed, &self.said("the installation failed"), Phase::Verifying),
             Outcome::Crashed => self.fail(Reason::Crashed, &self.said("the host crashed during the installation"), Phase::Verifying),
-            Outcome::Running if self.hangs() => self.fail(Reason::Hung, "no sign of progress during the installation", Phase::Broken),
-            Outcome::Running => self.wait(),
+            Outcome::Running if !self.is_silent() => self.wait(),
+            Outcome::Running if !self.has_begun() => self.fail(Reason::Hung, "the agent did not begin to install", Phase::Broken),
+            Outcome::Running if self.node.ready => self.fail(Reason::Hung, "no sign of progress during the installation", Phase::Broken),
+            // only the host can say what came of it
+            Outcome::Running => self.fail(Reason::NodeNotReady, "the node was lost during the installation", Phase::Broken),
         }
     }
 
@@ -231,6 +244,10 @@ impl UnderWay<'_, '_> {
     fn verifying(&self) -> Next {
         let t = self.transaction;
         let reason = t.failure.as_ref().map(|f| &f.reason);
+        if t.phase == Phase::Broken && reason == Some(&Reason::NodeNotReady) && self.node.ready {
+            // it is back, and says itself whether what it had begun crashed
+            return self.disturb(Transaction { failure: None, ..t.clone() }, Phase::Installing);
+        }
         // a host that did not reboot, but is well, is the one that it was: it is tried again later
         let boot = !t.rebooted || self.is_another_boot() || reason == Some(&Reason::RebootFailed);
         if self.outcome() == Outcome::Done && self.node.ready && boot && self.around.alarmed().is_none() {
@@ -275,7 +292,8 @@ impl UnderWay<'_, '_> {
 
     /// Into a phase that takes something from the cluster. What keeps it from that may pass until the deadline.
     fn disturb(&self, transaction: Transaction, phase: Phase) -> Next {
-        if let Some((reason, message)) = self.quorum() {
+        let unlocked = || (!self.is_locked()).then(|| (Reason::TooManyUnavailable, "its lease is gone".into()));
+        if let Some((reason, message)) = unlocked().or_else(|| self.quorum()) {
             return if self.is_late() {
                 self.give_back(reason, &message)
             } else {
@@ -317,14 +335,35 @@ impl UnderWay<'_, '_> {
         self.deadline().is_some_and(|deadline| self.around.now >= deadline)
     }
 
+    /// Whether nothing new has been heard for longer than an installation may be silent. What counts is what the controller saw, by
+    /// its own clock: hosts' clocks may be wrong, and the API may have been away.
+    fn is_silent(&self) -> bool {
+        let silent = |since: Timestamp| self.around.now.duration_since(since.max(self.transaction.since.0));
+        self.node.quiet_since.is_some_and(|since| silent(since) >= self.around.spec.timeouts.install.get())
+    }
+
+    /// Whether the agent has said that it began to install.
+    fn has_begun(&self) -> bool {
+        self.progress.is_some_and(|p| p.part.is_some())
+    }
+
+    /// Whether what was begun on a node that is there hangs.
     fn hangs(&self) -> bool {
-        // a clock that is ahead puts nothing off for longer
-        let sign = self.progress.map_or(self.transaction.since.0, |p| p.at.0.min(self.around.now).max(self.transaction.since.0));
-        self.around.now.duration_since(sign) >= self.around.spec.timeouts.install.get()
+        self.is_silent() && self.node.ready && self.has_begun()
     }
 
     fn outcome(&self) -> Outcome {
         self.progress.map_or(Outcome::Running, |p| p.outcome)
+    }
+
+    fn is_locked(&self) -> bool {
+        self.around.slots.contains_key(self.node.name())
+    }
+
+    /// Whether nothing was done to the host.
+    fn is_untouched(&self) -> bool {
+        let phase = self.transaction.phase;
+        matches!(phase, Phase::Checking | Phase::Downloading | Phase::HandingOver | Phase::Draining) && !self.transaction.touched
     }
 
     /// Whether its pods were taken off before, and nobody let it take new ones since.
@@ -336,6 +375,13 @@ impl UnderWay<'_, '_> {
     fn tried(&self) -> Vec<PackageName> {
         let left_out = self.progress.map(|p| p.left_out.as_slice()).unwrap_or_default();
         self.transaction.packages.iter().filter(|p| !left_out.contains(p)).cloned().collect()
+    }
+
+    /// What other nodes have just installed, and are about to be asked for no more.
+    fn installed_elsewhere(&self) -> Vec<PackageName> {
+        let others = self.around.input.nodes.iter().filter_map(|node| Some(UnderWay::new(node, node.transaction()?, self.around)));
+        let done = others.filter(|other| other.transaction.phase == Phase::Installing && other.outcome() == Outcome::Done);
+        done.flat_map(|other| other.tried()).collect()
     }
 
     fn is_left_out(&self) -> bool {
@@ -363,12 +409,10 @@ impl UnderWay<'_, '_> {
 
     /// Why what has touched nothing yet does not go on.
     fn objection(&self) -> Option<(Reason, String)> {
-        let t = self.transaction;
-        let untouched = matches!(t.phase, Phase::Checking | Phase::Downloading | Phase::HandingOver | Phase::Draining) && !t.touched;
         match self.around.input.spec {
-            _ if !untouched => None,
+            _ if !self.is_untouched() => None,
             None => Some((Reason::InvalidSpec, "the spec cannot be understood".into())),
-            Some(_) => due::objection(t, self.status, self.stage(), self.around.rules),
+            Some(_) => due::objection(self.transaction, self.status, self.stage(), self.around.rules),
         }
     }
 
@@ -395,7 +439,7 @@ impl UnderWay<'_, '_> {
         }
         let tried = self.tried();
         let (suspects, rules, name) = (self.around.input.suspects, self.around.rules, self.node.name());
-        let before = Verdict { bans: Vec::new(), suspects: suspects.to_vec() };
+        let only = |suspects| Verdict { bans: Vec::new(), suspects };
         let part = self.progress.and_then(|p| p.part);
         let mut patches = Vec::new();
         let (verdict, because) = match self.outcome() {
@@ -412,18 +456,24 @@ impl UnderWay<'_, '_> {
                 let packages = if part == Some(Part::Patches) { &[][..] } else { &tried };
                 let banned = |p: &PackageName| rules.bans(p);
                 let verdict = if self.around.spec.crash_bisect {
-                    suspects::crashed(suspects, name, packages, banned)
+                    let Verdict { bans, suspects } = suspects::crashed(suspects, name, packages, banned);
+                    // or else one would suspect again and again what another clears
+                    let elsewhere = self.installed_elsewhere();
+                    let suspects = suspects::cleared(&suspects, |p| elsewhere.contains(p) || is_gone(self.around, p));
+                    Verdict { bans, suspects }
                 } else {
                     let bans = packages.iter().filter(|p| !banned(p)).cloned().collect();
-                    suspects::cleared(Verdict { bans, ..before }, |p| packages.contains(p))
+                    Verdict { bans, suspects: suspects::cleared(suspects, |p| packages.contains(p)) }
                 };
                 (verdict, self.said("the host crashed, or hung, while these were being installed"))
             }
-            Outcome::Done if !tried.is_empty() => {
-                (suspects::installed(suspects, &tried), "they were installed, and nothing crashed".into())
+            Outcome::Done if installing && !tried.is_empty() => {
+                (only(suspects::cleared(suspects, |p| tried.contains(p))), "they were installed, and nothing crashed".into())
             }
-            Outcome::Done | Outcome::Failed if t.trial => {
-                (suspects::impossible(suspects, &t.packages), self.said("they cannot be installed by themselves"))
+            Outcome::Done if t.trial && tried.is_empty() => (only(suspects::left_out(suspects, name, &t.packages)), self.said(LEFT_OUT)),
+            // what was not begun failed for reasons of the host's
+            Outcome::Failed if installing && t.trial && self.has_begun() => {
+                (only(suspects::failed(suspects, name, &tried)), self.said("they could not be installed"))
             }
             _ => return None,
         };

@@ -178,6 +178,7 @@ impl World<'_> {
                 cordon: n.cordon,
                 run_requested: n.run_requested,
                 look: self.looks.get(&n.name),
+                quiet_since: None,
             })
             .collect();
         let locks: Vec<_> = self.locks.iter().map(|l| Lock { slot: l.slot, node: &l.node, uid: &l.uid }).collect();

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use updates::api::{Approval, NodeUpdate, UpdateManagerSpec, UpdateManagerStatus};
 use updates::decide::Cordon;
 use updates::edit::Edit;
-use updates::{BootId, Item, names};
+use updates::{BootId, Builds, Item, names};
 
 use super::access::{Objects, QUESTION, Reach, api_error};
 use super::forecast::{Forecast, NodeNow, Planned, Reboot, Taken, forecast};
@@ -78,7 +78,17 @@ impl World {
         let spec = part("spec").map_or_else(|| Ok(UpdateManagerSpec::default()), UpdateManagerSpec::deserialize);
         let spec = spec.map_err(|e| Error::failed("the UpdateManager's spec is not understood, so nothing starts").because(e))?;
         let status = part("status").and_then(|s| UpdateManagerStatus::deserialize(s).ok()).unwrap_or_default();
-        let updates: Vec<NodeUpdate> = objects.read_node_updates().await?;
+        let mut updates: Vec<NodeUpdate> = objects.read_node_updates().await?;
+        let mut builds = Builds::default();
+        // the second time all know what the last one has said
+        for _ in 0..2 {
+            for NodeUpdate { metadata, status, .. } in &mut updates {
+                let since = metadata.creation_timestamp.as_ref().map(|t| t.0);
+                if let Some(status) = status {
+                    builds.settle(status, since);
+                }
+            }
+        }
         let nodes = objects.nodes.list(&ListParams::default()).await.map_err(|e| api_error("cannot read the nodes", e))?;
         let leases = objects.leases.list(&ListParams::default()).await.map_err(|e| api_error("cannot read the leases", e))?;
         let mut updates: BTreeMap<String, NodeUpdate> = updates.into_iter().map(|u| (u.name_any(), u)).collect();
@@ -92,7 +102,7 @@ fn now(node: &Node, update: Option<NodeUpdate>) -> NodeNow {
     let uid = node.uid().unwrap_or_default();
     let mut conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
     let unschedulable = node.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false);
-    let roles = ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"];
+    let roles = ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master", "node-role.kubernetes.io/etcd"];
     NodeNow {
         ready: conditions.any(|c| c.type_ == "Ready" && c.status == "True"),
         server: roles.iter().any(|role| node.labels().contains_key(*role)),

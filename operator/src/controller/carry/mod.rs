@@ -9,6 +9,7 @@ mod etcd;
 mod explain;
 mod look;
 mod notify;
+mod quiet;
 mod slots;
 mod story;
 mod web;
@@ -32,6 +33,7 @@ pub(super) use self::slots::{LABEL, Slot};
 pub(super) use self::story::Happening;
 
 use self::act::Done;
+use self::quiet::Quiet;
 use super::plan::Cluster;
 use crate::CORDONED_FOR;
 use crate::client::Clients;
@@ -50,6 +52,7 @@ pub(super) struct Carry {
     clients: Clients,
     http: reqwest::Client,
     looks: BTreeMap<String, Look>,
+    quiet: Quiet,
     drains: BTreeMap<String, (TransactionId, Emptying)>,
     etcd: Option<(Instant, Etcd)>,
     alerts: Option<(Instant, Alerts)>,
@@ -127,7 +130,13 @@ fn of_node<'c>(cluster: &'c Cluster, name: &'c str, uid: &str) -> Option<&'c Nod
     update.metadata.owner_references.iter().flatten().any(|o| o.uid == uid).then_some(update.as_ref())
 }
 
-fn input_nodes<'c>(cluster: &'c Cluster, looks: &'c BTreeMap<String, Look>) -> Vec<updates::decide::Node<'c>> {
+fn input_nodes<'c>(
+    cluster: &'c Cluster,
+    looks: &'c BTreeMap<String, Look>,
+    quiet: &Quiet,
+    now: Timestamp,
+) -> Vec<updates::decide::Node<'c>> {
+    let instant = Instant::now();
     let node = |(name, node): (&'c String, &'c Arc<super::view::NodeView>)| updates::decide::Node {
         node: judge::Node { name, labels: &node.labels, update: of_node(cluster, name, &node.uid) },
         uid: &node.uid,
@@ -136,6 +145,7 @@ fn input_nodes<'c>(cluster: &'c Cluster, looks: &'c BTreeMap<String, Look>) -> V
         cordon: node.cordon,
         run_requested: node.run_requested,
         look: looks.get(name),
+        quiet_since: quiet.since(name, instant, now),
     };
     cluster.nodes.iter().map(node).collect()
 }
@@ -167,6 +177,7 @@ impl Carry {
             clients: clients.clone(),
             http,
             looks: BTreeMap::new(),
+            quiet: Quiet::default(),
             drains: BTreeMap::new(),
             etcd: None,
             alerts: None,
@@ -178,6 +189,7 @@ impl Carry {
     pub(super) async fn decide(&mut self, cluster: &Cluster, slots: &[Slot], now: Timestamp) -> Decided {
         self.looks.retain(|name, _| transaction_of(cluster, name).is_some());
         self.drains.retain(|name, (id, _)| transaction_of(cluster, name).is_some_and(|t| t.id == *id && t.phase == Phase::Draining));
+        self.quiet.look(cluster, Instant::now());
         let spec = spec_of(cluster);
         let without = self.judged(cluster, slots, (&Etcd::Elsewhere, &Alerts::Quiet), now);
         let phase = |name: &str| transaction_of(cluster, name).map(|t| t.phase);
@@ -209,7 +221,7 @@ impl Carry {
 
     fn judged(&self, cluster: &Cluster, slots: &[Slot], (etcd, alerts): (&Etcd, &Alerts), now: Timestamp) -> Decided {
         let suspects = cluster.manager.as_ref().map(|m| m.status.suspects.as_slice()).unwrap_or_default();
-        let nodes = input_nodes(cluster, &self.looks);
+        let nodes = input_nodes(cluster, &self.looks, &self.quiet, now);
         let locks: Vec<_> = slots.iter().map(Slot::lock).collect();
         Decided::of(decide(&Input { spec: spec_of(cluster), suspects, nodes: &nodes, locks: &locks, etcd, alerts }, now))
     }

@@ -74,6 +74,7 @@ fn carry(api: &FakeApi) -> Carry {
         clients,
         http: web::tests::web(),
         looks: BTreeMap::new(),
+        quiet: Quiet::default(),
         drains: BTreeMap::new(),
         etcd: None,
         alerts: None,

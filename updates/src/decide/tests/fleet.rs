@@ -10,7 +10,7 @@ use crate::api::{
 };
 use crate::decide::{Action, Alerts, Attribution, Blocker, Cordon, Decision, Etcd, Input, Lock, Look, Next, Node, Voter, Wait, decide};
 use crate::judge::{self, wanted};
-use crate::{Gate, PackageName, Share, Suspects, Window, gate};
+use crate::{Builds, Gate, PackageName, Share, Suspects, TransactionId, Window, gate};
 
 /// What kind of life.
 #[derive(Debug, Clone, Copy, Default)]
@@ -40,6 +40,7 @@ impl Dice {
     }
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Host {
     uid: String,
     labels: BTreeMap<String, String>,
@@ -48,11 +49,24 @@ struct Host {
     ready: bool,
     /// Hung, or without power, until then.
     dead_until: Option<Timestamp>,
+    /// Without network until then.
+    cut_until: Option<Timestamp>,
+    /// Its agent can neither do nor say anything until then.
+    mute_until: Option<Timestamp>,
     server: bool,
     cordon: Cordon,
     look: Option<Look>,
     boot: u64,
     needs_reboot: bool,
+    /// No reboot is a cure.
+    stubborn: bool,
+    /// This one's installation was begun.
+    begun: Option<TransactionId>,
+    /// In the middle of this one's installation it crashed.
+    died: Option<TransactionId>,
+    born: Timestamp,
+    /// By so much its clock is ahead.
+    clock: SignedDuration,
 }
 
 /// A version of a package.
@@ -62,9 +76,24 @@ struct Build {
     crashes: bool,
 }
 
+/// What the controller saw of a node last, and since when.
+struct Seen {
+    ready: bool,
+    progress: Option<Progress>,
+    since: Timestamp,
+}
+
 pub struct Fleet {
     dice: Dice,
     now: Timestamp,
+    /// The API cannot be reached until then.
+    away_until: Option<Timestamp>,
+    seen: BTreeMap<String, Seen>,
+    builds: Builds,
+    /// The cluster keeps its data elsewhere.
+    external: bool,
+    /// In so many passes on end something was learnt.
+    lessons: usize,
     spec: UpdateManagerSpec,
     suspects: Vec<Suspects>,
     hosts: BTreeMap<String, Host>,
@@ -90,6 +119,21 @@ fn boot_id(host: &Host) -> crate::BootId {
     format!("{:08x}-0000-0000-0000-{:012x}", uid, host.boot).parse().unwrap()
 }
 
+/// Whose newest build each needs, of the packages that need any.
+fn needs(package: &str) -> Option<&'static str> {
+    match package {
+        "vim" => Some("zsh"),
+        "zsh" => Some("vim"),
+        "sed" => Some("glibc"),
+        _ => None,
+    }
+}
+
+/// Whose repository says when they were published.
+fn is_dated(package: &str) -> bool {
+    !matches!(package, "bash" | "sed" | "k3s")
+}
+
 fn minutes(n: u64) -> SignedDuration {
     SignedDuration::from_mins(i64::try_from(n).unwrap())
 }
@@ -99,6 +143,11 @@ impl Fleet {
         let mut fleet = Self {
             dice: Dice(seed | 1),
             now: "2026-01-01T00:00:00Z".parse().unwrap(),
+            away_until: None,
+            seen: BTreeMap::new(),
+            builds: Builds::default(),
+            external: false,
+            lessons: 0,
             spec: UpdateManagerSpec { crash_bisect: kind.bisect, ..UpdateManagerSpec::default() },
             suspects: vec![],
             hosts: BTreeMap::new(),
@@ -117,6 +166,7 @@ impl Fleet {
         if kind.manual {
             fleet.spec.approval = Approval::Manual;
         }
+        fleet.external = fleet.dice.one_in(5);
         let servers = [1, 3, 3, 5][usize::try_from(fleet.dice.roll(4)).unwrap()];
         for n in 0..servers + fleet.dice.roll(8) {
             fleet.join(n < servers);
@@ -210,11 +260,18 @@ impl Fleet {
             installed: BTreeMap::new(),
             ready: true,
             dead_until: None,
+            cut_until: None,
+            mute_until: None,
             server,
             cordon: Cordon::No,
             look: None,
             boot: 1,
             needs_reboot: false,
+            stubborn: false,
+            begun: None,
+            died: None,
+            born: self.now,
+            clock: SignedDuration::ZERO,
         };
         self.hosts.insert(name, host);
     }
@@ -232,7 +289,7 @@ impl Fleet {
     pub fn disturb(&mut self) {
         let names: Vec<_> = self.hosts.keys().cloned().collect();
         let Some(name) = self.dice.pick(&names) else { return };
-        match self.dice.roll(60) {
+        match self.dice.roll(70) {
             0..=3 => {
                 let packages: Vec<_> = self.repository.keys().cloned().collect();
                 let package = self.dice.pick(&packages).unwrap();
@@ -289,6 +346,28 @@ impl Fleet {
             }
             20 => self.spec.fit_window = self.dice.one_in(2),
             21 => self.spec.settle_time = self.dice.one_in(2).then(|| "10m".parse().unwrap()),
+            22 | 23 => self.away_until = Some(self.now + minutes(5 + self.dice.roll(200))),
+            24 | 25 => self.hosts.get_mut(&name).unwrap().cut_until = Some(self.now + minutes(5 + self.dice.roll(200))),
+            26 => {
+                let (ahead, by) = (self.dice.one_in(2), minutes(self.dice.roll(600)));
+                self.hosts.get_mut(&name).unwrap().clock = if ahead { by } else { -by };
+            }
+            27 => {
+                let stubborn = self.dice.one_in(2);
+                let host = self.hosts.get_mut(&name).unwrap();
+                host.stubborn = stubborn;
+                host.needs_reboot |= stubborn;
+            }
+            28 => {
+                // somebody installs what can be installed
+                let host = self.hosts.get_mut(&name).unwrap();
+                let all: Vec<_> = self.repository.iter().filter(|(_, b)| !b.crashes).map(|(p, b)| named(p, b.version)).collect();
+                let package = self.dice.pick(&all).into_iter().collect::<Vec<_>>();
+                host.needs_reboot |= install(&mut host.installed, &self.repository, &package);
+            }
+            // kubectl delete nodeupdate
+            29 => self.hosts.get_mut(&name).unwrap().update = None,
+            30 if self.dice.one_in(4) => self.hosts.get_mut(&name).unwrap().server = true,
             _ => {}
         }
         if self.kind.manual && self.dice.one_in(20) {
@@ -315,6 +394,7 @@ impl Fleet {
         for host in self.hosts.values_mut() {
             host.labels.remove(crate::names::SUSPEND_LABEL);
             host.ready = true;
+            host.stubborn = false;
         }
     }
 
@@ -350,11 +430,12 @@ impl Fleet {
                 cordon: h.cordon,
                 run_requested: self.requested.as_ref().filter(|(n, _)| n == name).map(|(_, at)| *at),
                 look: h.look.as_ref(),
+                quiet_since: self.seen.get(name).map(|seen| seen.since),
             })
             .collect();
         let locks: Vec<_> = self.locks.iter().map(|(slot, (node, uid))| Lock { slot: *slot, node, uid }).collect();
         let voters = self.hosts.iter().filter(|(_, h)| h.server).map(|(n, h)| Voter { node: n.clone(), healthy: h.ready });
-        let etcd = Etcd::Voters(voters.collect());
+        let etcd = if self.external { Etcd::Elsewhere } else { Etcd::Voters(voters.collect()) };
         let spec = Some(&self.spec).filter(|_| self.understood);
         f(&Input { spec, suspects: &self.suspects, nodes: &nodes, locks: &locks, etcd: &etcd, alerts: &self.alerts })
     }
@@ -363,6 +444,13 @@ impl Fleet {
         let busy = self.hosts.values().any(|h| h.update.as_ref().is_some_and(|u| u.spec.transaction.is_some()));
         let pause = if busy { 1 + self.dice.roll(3) } else { 10 + self.dice.roll(60 * 20) };
         self.now += minutes(pause);
+        if self.away_until.is_some_and(|until| self.now < until) {
+            return;
+        }
+        // the controller that leads then is another one
+        if self.away_until.take().is_some() || self.dice.one_in(60) {
+            self.seen.clear();
+        }
         self.prepare();
         let names: Vec<_> = self.hosts.keys().cloned().collect();
         for name in &names {
@@ -371,6 +459,7 @@ impl Fleet {
         if self.kind.manual && self.peace {
             self.approve();
         }
+        self.watch();
         let (nodes, unlock, attribution, failed) = self.with_input(|input| {
             let decision = decide(input, self.now);
             self.check(&decision);
@@ -381,8 +470,10 @@ impl Fleet {
         for slot in unlock {
             self.locks.remove(&slot);
         }
+        self.lessons = if attribution.is_some() { self.lessons + 1 } else { 0 };
+        assert!(self.lessons < 40, "it never stops learning: {attribution:?}\n{}", self.shown());
         if let Some(attribution) = attribution {
-            self.learn(&attribution);
+            return self.learn(&attribution);
         }
         for (name, next) in nodes {
             if let Next::Act(action) = next {
@@ -395,13 +486,28 @@ impl Fleet {
         }
     }
 
+    fn watch(&mut self) {
+        let seen = self.hosts.iter().filter_map(|(name, host)| {
+            let update = host.update.as_ref().filter(|u| u.spec.transaction.is_some())?;
+            let (ready, progress) = (host.ready, update.status.as_ref().and_then(|s| s.progress.clone()));
+            let before = self.seen.get(name).filter(|b| b.ready == ready && b.progress == progress);
+            Some((name.clone(), Seen { ready, progress, since: before.map_or(self.now, |b| b.since) }))
+        });
+        self.seen = seen.collect();
+    }
+
     fn learn(&mut self, attribution: &Attribution) {
         self.log.push(format!("{} learnt {attribution:?}", self.now));
         let bans: Vec<_> = attribution.bans.iter().map(|i| i.to_string().parse::<PackageName>().unwrap()).collect();
         assert!(!bans.iter().any(|b| self.spec.banned_packages.contains(b)), "banned twice: {attribution:?}");
-        if self.kind.bisect {
-            assert!(bans.iter().all(|b| self.culprits.contains(b)), "an innocent is banned: {attribution:?}");
-        }
+        let guilty = |b: &PackageName| self.culprits.contains(b);
+        // what needs each other cannot be told apart
+        let beside = |b: &PackageName| needs(b.name()).is_some() && bans.iter().any(guilty);
+        let transaction = |name: &String| self.hosts.get(name)?.update.as_ref()?.spec.transaction.as_ref();
+        let crashed = transaction(&attribution.node).map(|t| t.packages.as_slice()).unwrap_or_default();
+        let fair = if self.kind.bisect { bans.iter().all(|b| guilty(b) || beside(b)) } else { crashed.iter().any(guilty) };
+        let fair = fair || bans.is_empty();
+        assert!(fair, "innocents are banned: {attribution:?}\n{}", self.shown());
         self.spec.banned_packages.extend(bans);
         if !self.dice.one_in(10) {
             self.suspects.clone_from(&attribution.suspects);
@@ -453,6 +559,11 @@ impl Fleet {
         if host.dead_until.take().is_some() {
             host.boot += 1;
         }
+        if host.cut_until.is_some_and(|until| until > self.now) {
+            host.ready = false;
+            return;
+        }
+        host.cut_until = None;
         if !host.ready && (peace || self.dice.one_in(3)) {
             host.ready = true;
         }
@@ -460,9 +571,10 @@ impl Fleet {
             host.cordon = Cordon::No;
         }
         // silent for a while
-        if self.dice.one_in(8) {
+        if host.mute_until.is_some_and(|until| until > self.now) || self.dice.one_in(8) {
             return;
         }
+        host.mute_until = None;
         self.report(name);
         self.work(name);
     }
@@ -471,11 +583,14 @@ impl Fleet {
         let host = self.hosts.get_mut(name).unwrap();
         let boot = boot_id(host);
         let update = host.update.as_mut().unwrap();
+        let since = |package: &str, build: &Build| if is_dated(package) { build.since } else { build.since.max(host.born) };
         let available = self.repository.iter().filter(|(p, b)| host.installed.get(*p).is_none_or(|v| *v < b.version));
-        let available = available.map(|(p, b)| Available { name: named(p, b.version), since: Time(b.since) }).collect();
-        let status = update.status.get_or_insert_with(|| NodeUpdateStatus::new(Time(self.now)));
-        status.reported_at = Time(self.now);
-        status.packages = Some(Listing { checked_at: Some(Time(self.now)), error: None, available });
+        let available = available.map(|(p, b)| Available { name: named(p, b.version), since: Time(since(p, b)) }).collect();
+        let now = Time(self.now + host.clock);
+        let status = update.status.get_or_insert_with(|| NodeUpdateStatus::new(now.clone()));
+        status.reported_at = now.clone();
+        status.packages = Some(Listing { checked_at: Some(now), error: None, available });
+        self.builds.settle(status, Some(host.born));
         status.boot_id = Some(boot);
         status.has_vip = self.vip.as_deref() == Some(name);
         status.reboot.needed = if host.needs_reboot { Answer::Yes } else { Answer::No };
@@ -492,11 +607,12 @@ impl Fleet {
         if before.is_some_and(|p| p.outcome != Outcome::Running) {
             return;
         }
+        let begun = host.begun.as_ref() == Some(&transaction.id);
         let mut progress = Progress {
             transaction: transaction.id.clone(),
             phase: transaction.phase,
             outcome: Outcome::Running,
-            at: Time(self.now),
+            at: Time(self.now + host.clock),
             message: None,
             part: None,
             left_out: vec![],
@@ -505,46 +621,67 @@ impl Fleet {
         let slow = !peace && dice.one_in(2);
         let fails = !peace && dice.one_in(15);
         match transaction.phase {
+            Phase::Installing if host.died.as_ref() == Some(&transaction.id) => {
+                progress.part = Some(Part::Packages);
+                progress.outcome = Outcome::Crashed;
+            }
+            Phase::Installing if !begun && !peace && dice.one_in(12) => {
+                host.mute_until = Some(self.now + minutes(5 + dice.roll(100)));
+                return;
+            }
+            // it could not be started
+            Phase::Installing if !begun && fails => progress.outcome = Outcome::Failed,
+            Phase::Installing if !begun => {
+                host.begun = Some(transaction.id.clone());
+                progress.part = Some(Part::Packages);
+            }
+            Phase::Installing if slow => progress.part = Some(Part::Packages),
             _ if slow => {}
             Phase::Checking | Phase::Draining => return,
             Phase::Downloading if fails => progress.outcome = Outcome::Failed,
-            Phase::Downloading | Phase::Verifying | Phase::Broken => progress.outcome = Outcome::Done,
+            Phase::Downloading => {
+                progress.left_out = left_out(&host.installed, &self.repository, &transaction.packages);
+                progress.outcome = Outcome::Done;
+            }
+            Phase::Verifying | Phase::Broken => progress.outcome = Outcome::Done,
             Phase::HandingOver => {
                 self.vip = dice.pick(&servers).or(self.vip.take());
                 progress.outcome = Outcome::Done;
             }
             Phase::Installing => {
-                let crash = transaction.packages.iter().any(|p| self.culprits.contains(p));
                 progress.part = Some(Part::Packages);
-                if crash && dice.one_in(3) {
-                    // hangs, and is switched off and on by somebody
-                    host.dead_until = Some(self.now + minutes(40 + dice.roll(600)));
-                } else if crash {
+                progress.left_out = left_out(&host.installed, &self.repository, &transaction.packages);
+                let installs = || transaction.packages.iter().filter(|p| !progress.left_out.contains(p));
+                // a power cut may be anybody's; where only one is installed, it would be laid to its account
+                let chance = self.kind.bisect && !peace && !transaction.trial && installs().count() > 1;
+                let crash = installs().any(|p| self.culprits.contains(p)) || (chance && dice.one_in(20));
+                if crash {
+                    host.died = Some(transaction.id.clone());
                     host.boot += 1;
-                    progress.outcome = Outcome::Crashed;
+                }
+                if crash {
+                    match dice.roll(5) {
+                        // hangs, and is switched off and on by somebody
+                        0 | 1 => host.dead_until = Some(self.now + minutes(10 + dice.roll(if peace { 90 } else { 600 }))),
+                        // only what installs hangs
+                        2 => host.mute_until = Some(self.now + minutes(10 + dice.roll(100))),
+                        _ => progress.outcome = Outcome::Crashed,
+                    }
+                    if progress.outcome == Outcome::Running {
+                        return;
+                    }
                 } else if fails {
                     progress.outcome = Outcome::Failed;
                 } else {
                     progress.outcome = Outcome::Done;
-                    // what needs another package that is not in the transaction is left out
-                    for package in &transaction.packages {
-                        let build = self.repository.get(package.name()).filter(|b| named(package.name(), b.version) == *package);
-                        match build {
-                            Some(build) => {
-                                assert!(!build.crashes);
-                                host.installed.insert(package.name().to_owned(), build.version);
-                                host.needs_reboot |= package.name() == "kernel";
-                            }
-                            None => progress.left_out.push(package.clone()),
-                        }
-                    }
+                    host.needs_reboot |= install(&mut host.installed, &self.repository, &transaction.packages);
                     status.reboot.needed = if host.needs_reboot { Answer::Yes } else { Answer::No };
                 }
             }
             Phase::Rebooting => {
                 if transaction.boot_id == status.boot_id {
                     host.boot += 1;
-                    host.needs_reboot = false;
+                    host.needs_reboot = host.stubborn;
                     host.ready = false;
                     host.dead_until = (!peace && dice.one_in(10)).then(|| self.now + minutes(60));
                 }
@@ -552,20 +689,9 @@ impl Fleet {
             }
             Phase::Releasing => {
                 if transaction.failure.is_none() {
-                    status.last_update = Some(Time(self.now));
+                    status.last_update = Some(Time(self.now + host.clock));
                 }
-                status.history.insert(
-                    0,
-                    Run {
-                        transaction: transaction.id.clone(),
-                        started_at: transaction.started_at.clone(),
-                        finished_at: Time(self.now),
-                        packages: 0,
-                        patches: 0,
-                        rebooted: transaction.rebooted,
-                        failure: transaction.failure.clone(),
-                    },
-                );
+                status.history.insert(0, run(&transaction, self.now + host.clock));
                 status.history.truncate(HISTORY);
                 progress.outcome = Outcome::Done;
             }
@@ -580,6 +706,23 @@ impl Fleet {
         let holds = |name: &str| self.locks.values().any(|(n, uid)| n == name && self.hosts[n].uid == *uid);
         let mut starts = Vec::new();
         let mut waits = Vec::new();
+        let held = |server: bool| {
+            self.locks.values().filter(move |(n, uid)| self.hosts.get(n).is_some_and(|h| h.uid == *uid && (h.server || !server)))
+        };
+        let held = |server: bool| held(server).map(|(n, _)| n).collect::<BTreeSet<_>>().len();
+        let locks = |n: &&(&str, Next)| matches!(n.1, Next::Act(Action::Lock { .. }));
+        let is_server = |n: &&(&str, Next)| self.hosts[n.0].server;
+        let locked = decision.nodes.iter().filter(locks).count();
+        assert!(locked == 0 || held(false) + locked <= self.allowed(), "too many leases\n{}", self.shown());
+        let locked = decision.nodes.iter().filter(locks).filter(is_server).count();
+        assert!(locked == 0 || held(true) + locked <= 1, "two servers hold a lease\n{}", self.shown());
+        let down = |phase: Phase| matches!(phase, Phase::HandingOver | Phase::Draining | Phase::Installing | Phase::Rebooting);
+        let servers_down: Vec<_> = self.hosts.iter().filter(|(_, h)| h.server && transaction(h).is_some_and(|t| down(t.phase))).collect();
+        let goes_down = |n: &&(&str, Next)| is_server(n) && matches!(&n.1, Next::Act(Action::Move(to)) if down(to.phase));
+        let go_down: Vec<_> = decision.nodes.iter().filter(goes_down).map(|(n, _)| *n).collect();
+        assert!(go_down.len() <= 1, "{go_down:?} at once");
+        let enters = go_down.iter().find(|n| servers_down.iter().all(|(other, _)| other != *n));
+        assert!(enters.is_none() || servers_down.is_empty(), "{enters:?} though another server is down\n{}", self.shown());
         for (name, next) in &decision.nodes {
             let host = &self.hosts[*name];
             let status = host.update.as_ref().and_then(|u| u.status.as_ref());
@@ -589,7 +732,8 @@ impl Fleet {
                     let from = transaction(host).unwrap();
                     assert_ne!(from.phase, to.phase);
                     assert_eq!((&from.id, &from.packages), (&to.id, &to.packages), "what was decided stays");
-                    if matches!(to.phase, Phase::Installing) {
+                    // what was lost in the middle is brought to its end
+                    if to.phase == Phase::Installing && from.phase != Phase::Broken {
                         let banned = to.packages.iter().find(|p| self.spec.banned_packages.contains(p));
                         assert_eq!(banned, None, "banned in the meantime\n{}", self.shown());
                         assert!(!self.spec.halted);
@@ -614,17 +758,20 @@ impl Fleet {
         }
         let busy: BTreeSet<_> = self.hosts.iter().filter(|(n, h)| transaction(h).is_some() || holds(n)).map(|(n, _)| n.as_str()).collect();
         let away = self.hosts.iter().filter(|(n, h)| !h.ready && !busy.contains(n.as_str())).count();
-        let allowed = match self.spec.max_unavailable {
-            Share::Nodes(n) => usize::try_from(n).unwrap(),
-            Share::Percent(p) => (self.hosts.len() * usize::from(p) / 100).max(1),
-        };
-        assert!(starts.is_empty() || busy.len() + away + starts.len() <= allowed, "too many at once\n{}", self.shown());
+        assert!(starts.is_empty() || busy.len() + away + starts.len() <= self.allowed(), "too many at once\n{}", self.shown());
         let servers = busy.iter().filter(|n| self.hosts[**n].server).count() + starts.iter().filter(|(_, h, _)| h.server).count();
         assert!(servers <= 1 || starts.iter().all(|(_, h, _)| !h.server), "two servers at once");
         for (name, host, transaction) in &starts {
             self.check_start(name, host, transaction);
         }
         self.check_order(&starts, &waits);
+    }
+
+    fn allowed(&self) -> usize {
+        match self.spec.max_unavailable {
+            Share::Nodes(n) => usize::try_from(n).unwrap(),
+            Share::Percent(p) => (self.hosts.len() * usize::from(p) / 100).max(1),
+        }
     }
 
     fn check_start(&self, name: &str, host: &Host, transaction: &Transaction) {
@@ -643,23 +790,29 @@ impl Fleet {
         let listed = &update.status.as_ref().unwrap().packages.as_ref().unwrap().available;
         for package in &transaction.packages {
             let item = listed.iter().find(|i| i.name == *package).expect("only what is there");
-            assert!(
-                self.now.duration_since(item.since.0) >= SignedDuration::from_hours(delay) || transaction.trial,
-                "too young: {package}"
-            );
+            let published = self.repository.get(package.name()).filter(|b| named(package.name(), b.version) == *package).map(|b| b.since);
+            for since in [Some(item.since.0), published].into_iter().flatten() {
+                let old = self.now.duration_since(since) >= SignedDuration::from_hours(delay);
+                assert!(old || transaction.trial, "too young: {package}");
+            }
             assert!(!self.spec.banned_packages.contains(package), "banned: {package}");
             assert!(!self.kind.manual || self.spec.approved_packages.contains(package), "not approved: {package}");
-            let suspected = self.suspects.iter().any(|s| s.packages.contains(package));
-            assert_eq!(suspected, transaction.trial, "{package}");
         }
-        assert!(!transaction.packages.is_empty() || host.needs_reboot, "for nothing");
+        let suspected = |p: &PackageName| self.suspects.iter().any(|s| s.packages.contains(p));
+        assert_eq!(transaction.packages.iter().any(suspected), transaction.trial, "{transaction:?}");
+        let tried = |h: &Host| h.update.as_ref().and_then(|u| u.spec.transaction.clone()).filter(|t| t.trial);
+        let twice = self.hosts.values().filter_map(tried).any(|t| t.packages.iter().any(|p| transaction.packages.contains(p)));
+        assert!(!transaction.trial || !twice, "tried by two at once\n{}", self.shown());
+        if transaction.packages.is_empty() {
+            assert!(host.needs_reboot, "for nothing");
+            let last = update.status.as_ref().unwrap().history.iter().find(|run| run.failure.is_none() || run.rebooted);
+            let last = last.filter(|run| run.rebooted).map(|run| self.now.duration_since(run.started_at.0));
+            assert!(last.is_none_or(|ago| ago >= SignedDuration::from_hours(4)), "rebooted again {last:?} after the last time");
+        }
     }
 
     fn bears_loss_of(&self, name: &str) -> bool {
-        let servers = self.hosts.iter().filter(|(_, h)| h.server);
-        let others = servers.clone().filter(|(n, h)| *n != name && h.ready).count();
-        let all = servers.count();
-        all < 3 || 2 * others > all
+        self.hosts.iter().filter(|(n, h)| h.server && *n != name).all(|(_, h)| h.ready)
     }
 
     /// The longest-not-updated first; but another server in the turn of the one with the floating address.
@@ -687,9 +840,16 @@ impl Fleet {
         let done = |h: &Host| {
             let listed = h.update.as_ref().and_then(|u| u.status.as_ref()).and_then(|s| s.packages.as_ref());
             h.update.as_ref().is_some_and(|u| u.spec.transaction.is_none())
-                && listed.is_some_and(|l| l.available.iter().all(|i| self.spec.banned_packages.contains(&i.name)))
+                && listed.is_some_and(|l| l.available.iter().all(|i| self.is_barred(&i.name)))
         };
-        self.hosts.values().all(|h| done(h) && !h.needs_reboot) && self.locks.is_empty() && self.suspects.is_empty()
+        let suspected = self.suspects.iter().flat_map(|group| &group.packages).any(|p| !self.is_barred(p));
+        self.hosts.values().all(|h| done(h) && !h.needs_reboot) && self.locks.is_empty() && !suspected
+    }
+
+    /// Whether it, or what it needs, is banned.
+    fn is_barred(&self, package: &PackageName) -> bool {
+        let banned = |name: &str| self.repository.get(name).is_some_and(|b| self.spec.banned_packages.contains(&named(name, b.version)));
+        self.spec.banned_packages.contains(package) || needs(package.name()).is_some_and(banned)
     }
 
     pub fn check_the_end(&self) {
@@ -701,18 +861,61 @@ impl Fleet {
             let decision = decide(input, self.now);
             (decision.nodes.iter().map(|(n, next)| format!("{n}: {next:?}")).collect::<Vec<_>>().join("\n"), decision.failed)
         });
+        let reboots: Vec<_> = self.hosts.iter().filter(|(_, h)| h.needs_reboot).map(|(n, _)| n).collect();
         let log = self.log.iter().rev().take(40).rev().cloned().collect::<Vec<_>>().join("\n");
         format!(
-            "{}\nlocks {:?} suspects {:?} failed {failed:?} bans {:?}\n{nodes}\n{log}",
+            "{}\nreboots {reboots:?} locks {:?} suspects {:?} failed {failed:?} bans {:?}\n{nodes}\n{log}",
             self.now, self.locks, self.suspects, self.spec.banned_packages
         )
     }
 }
 
-fn short(action: &Action) -> String {
+/// What of these cannot be installed: it is not in the repository any more, or needs what is neither there nor among them.
+fn left_out(installed: &BTreeMap<String, u32>, repository: &BTreeMap<String, Build>, packages: &[PackageName]) -> Vec<PackageName> {
+    let newest = |name: &str| repository.get(name).map(|b| named(name, b.version));
+    let has = |name: &str| repository.get(name).is_none_or(|b| installed.get(name) == Some(&b.version));
+    let mut installs: Vec<_> = packages.iter().filter(|p| newest(p.name()).as_ref() == Some(p)).collect();
+    loop {
+        let there = |name: &str| has(name) || installs.iter().any(|p| p.name() == name);
+        let (can, cannot): (Vec<_>, Vec<_>) = installs.iter().partition(|p| needs(p.name()).is_none_or(there));
+        if cannot.is_empty() {
+            return packages.iter().filter(|p| !can.contains(p)).cloned().collect();
+        }
+        installs = can;
+    }
+}
+
+/// An update that is over at `now`, as its agent notes it.
+fn run(transaction: &Transaction, now: Timestamp) -> Run {
+    Run {
+        transaction: transaction.id.clone(),
+        started_at: transaction.started_at.clone(),
+        finished_at: Time(now),
+        packages: u32::try_from(transaction.packages.len()).unwrap(),
+        patches: 0,
+        rebooted: transaction.rebooted,
+        failure: transaction.failure.clone(),
+    }
+}
+
+/// Installs what can be; answers whether the host needs a reboot then.
+fn install(installed: &mut BTreeMap<String, u32>, repository: &BTreeMap<String, Build>, packages: &[PackageName]) -> bool {
+    let left_out = left_out(installed, repository, packages);
+    let installs: Vec<_> = packages.iter().filter(|p| !left_out.contains(p)).collect();
+    for package in &installs {
+        let build = &repository[package.name()];
+        assert!(!build.crashes);
+        installed.insert(package.name().to_owned(), build.version);
+    }
+    installs.iter().any(|p| p.name() == "kernel")
+}
+
+pub fn short(action: &Action) -> String {
     match action {
         Action::Start { slot, transaction } => {
-            format!("starts in {slot}: {:?}", transaction.packages.iter().map(ToString::to_string).collect::<Vec<_>>())
+            let packages = transaction.packages.iter().map(ToString::to_string);
+            let items: Vec<_> = packages.chain(transaction.patches.iter().map(ToString::to_string)).collect();
+            format!("starts in {slot}: {items:?}{}", if transaction.trial { " on trial" } else { "" })
         }
         Action::Move(t) => format!("goes to {} {:?}", t.phase, t.failure.as_ref().map(|f| &f.reason)),
         Action::Finish { retry } => format!("ends {:?}", retry.as_ref().map(|r| &r.failure.reason)),
