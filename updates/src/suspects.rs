@@ -46,6 +46,11 @@ impl Suspects {
         trial.iter().all(|p| stuck.contains(p))
     }
 
+    /// Those that were tried without the others in vain.
+    pub(crate) fn in_vain(&self) -> &[PackageName] {
+        self.packages.get(self.fresh()..).unwrap_or_default()
+    }
+
     /// So many of the first of them may be told apart yet.
     fn fresh(&self) -> usize {
         self.packages.len().saturating_sub(usize::try_from(self.stuck).unwrap_or(usize::MAX))
@@ -85,7 +90,8 @@ pub fn crashed(suspects: &[Suspects], node: &str, packages: &[PackageName], bann
     }
     let suspected = |p: &PackageName| suspects.iter().any(|group| group.packages.contains(p));
     let fresh = |group: &Suspects| !group.has_stuck(&group.among(packages));
-    let mixed = packages.iter().any(suspected) && !packages.iter().all(suspected);
+    let within = |group: &Suspects| packages.iter().all(|p| group.packages.contains(p));
+    let mixed = packages.iter().any(suspected) && !suspects.iter().any(within);
     if mixed && !suspects.iter().any(fresh) && !packages.iter().any(&banned) {
         // they were tried with others, since they could not be without: from now on all of these are suspected together
         verdict.suspects = cleared(suspects, |p| packages.contains(p));

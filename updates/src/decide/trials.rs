@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::due::{self, Standing};
-use super::rules::Rules;
 use super::{Node, Surroundings};
 use crate::api::Phase;
 use crate::judge::SILENT_AFTER;
@@ -24,7 +23,7 @@ pub(super) fn trials<'a>(around: &Surroundings<'a, '_>) -> BTreeMap<&'a str, Vec
         let mut nodes = own.into_iter().chain(stand_ins).filter(|node| !trials.contains_key(node.name()));
         let able = nodes.find_map(|node| Some((node, part(group, &packages, node, around)?)));
         // where the first that can has something else to do before, no other takes its place
-        trials.extend(able.and_then(|(node, part)| Some((node.name(), in_turn(group, part, node, around.rules)?))));
+        trials.extend(able.and_then(|(node, part)| Some((node.name(), in_turn(group, part, node, around)?))));
     }
     trials
 }
@@ -42,8 +41,10 @@ fn part(group: &Suspects, packages: &HashSet<&PackageName>, node: &Node<'_>, aro
 }
 
 /// What is tried on a node now. What was tried in vain has time: something else that is due may be what it needs.
-fn in_turn(group: &Suspects, part: Vec<PackageName>, node: &Node<'_>, rules: &Rules<'_>) -> Option<Vec<PackageName>> {
+fn in_turn(group: &Suspects, part: Vec<PackageName>, node: &Node<'_>, around: &Surroundings<'_, '_>) -> Option<Vec<PackageName>> {
     let (spec, status) = (node.spec()?, node.status()?);
+    let (rules, suspects) = (around.rules, around.input.suspects);
+    let there = |p: &PackageName| due::found(status.packages.as_ref()).iter().any(|item| item.name == *p) && rules.refuses(p).is_none();
     if !group.has_stuck(&part) {
         return Some(part);
     }
@@ -54,6 +55,10 @@ fn in_turn(group: &Suspects, part: Vec<PackageName>, node: &Node<'_>, rules: &Ru
         // where that was left out, too, they may need each other
         Standing::Due if due::was_left_out(node) => Some(part.into_iter().chain(due::packages(status, spec.stage, rules)).collect()),
         Standing::Due => None,
+        _ if due::was_left_out(node) => {
+            let stuck = suspects.iter().filter(|other| *other != group).flat_map(Suspects::in_vain).filter(|p| there(p));
+            Some(part.into_iter().chain(stuck.cloned()).collect())
+        }
         _ => Some(part),
     }
 }

@@ -826,7 +826,8 @@ impl Fleet {
                 let turn = waits.iter().filter(|(_, h, _)| h.server && has_vip(h)).any(|(n, h, _)| (last(h), *n) < (last(waiting), *other));
                 assert!(!older || waiting.server || (host.server && turn), "{other} should be before {name}\n{}", self.shown());
             }
-            if self.vip.as_deref() == Some(name) {
+            let has_vip = |h: &Host| h.update.as_ref().and_then(|u| u.status.as_ref()).is_some_and(|s| s.has_vip);
+            if has_vip(host) {
                 let others = waits.iter().filter(|(_, h, w)| h.server && w.reason == Reason::WaitingForTurn);
                 assert_eq!(others.count(), 0, "the server with the floating address goes last");
             }
