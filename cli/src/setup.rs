@@ -257,12 +257,11 @@ impl Setup {
         let runs = host.systemd.unit(keepalived::paths::UNIT).await?.running();
         let (mut start, second) = if runs { (vip_start, k3s.start) } else { (k3s.start, vip_start) };
         start.append(second);
-        // the next host's turn does not wait for it, and the node takes longer than that until it is Ready
-        let mut node = Plan::default();
+        let mut node = k3s.node;
+        // last: the next host's turn does not wait for it
         if let Some(image) = image()? {
             node.push(ImageStep { image, runtime: self.membership.runtime });
         }
-        node.append(k3s.node);
         Ok(Parts { prepare, start, vote: k3s.vote, api: k3s.api, node })
     }
 }
