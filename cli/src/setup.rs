@@ -254,7 +254,7 @@ impl Setup {
         prepare.append(vip_files);
         // one that runs has to know its new checks before k3s restarts, or it keeps the VIP of an API that is away; for one that is still
         // to be started k3s does not wait
-        let runs = host.systemd.unit(keepalived::paths::UNIT).await?.running();
+        let runs = self.keepalived.is_some() && host.systemd.unit(keepalived::paths::UNIT).await?.running();
         let (mut start, second) = if runs { (vip_start, k3s.start) } else { (k3s.start, vip_start) };
         start.append(second);
         let mut node = k3s.node;

@@ -368,6 +368,12 @@ impl Host {
         self.run(["sh", "-ec", line])
     }
 
+    /// When a node said last that it lives, by its Lease, as this server has it: in seconds since 1970. Its condition alone may be 40 s old.
+    pub fn lease_renewed(&self, node: &str) -> Result<u64> {
+        let renewed = "date +%s -d \"$(k3s kubectl -n kube-node-lease get lease $0 -o jsonpath={.spec.renewTime})\"";
+        self.run(["sh", "-ec", renewed, node])?.trim().parse().with_context(|| format!("when {node} renewed its lease"))
+    }
+
     /// Starts a command in the host and goes on; its standard error is ours.
     pub fn spawn<S: AsRef<std::ffi::OsStr>>(&self, argv: impl IntoIterator<Item = S>) -> Result<Running> {
         let group = own_group(&self.group("exec"))?;

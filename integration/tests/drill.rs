@@ -30,29 +30,22 @@ impl<'a> Scene<'a> {
         Ok(scene)
     }
 
-    /// Waits until all of the cluster is there, each node has said anew that it lives (its condition alone may be 40 s old, and turn
-    /// when a drill has just begun), and each server could take the VIP.
+    /// Waits until all of the cluster is there, each node has said anew that it lives (its condition alone may turn when a drill has just
+    /// begun), and each server could take the VIP.
     fn is_whole(&self) -> Result<()> {
-        let first = self.servers[0];
-        let began: u64 = first.sh("date +%s")?.trim().parse()?;
-        until("every node renews its lease", LONG, || Ok(self.renewed_since(began).ok()))?;
+        let began: u64 = self.servers[0].sh("date +%s")?.trim().parse()?;
+        until("every node renews its lease", LONG, || self.renewed_since(began).map(Some))?;
         let could =
             "systemctl is-active k3s-server keepalived && grep -qx 0 /run/keepalived-smartup/api-down && k3s kubectl get --raw /readyz";
-        let mut last = None;
-        let whole = until("the cluster is whole", LONG, || {
-            let ready = self.servers.iter().try_for_each(|h| h.sh(could).map(drop));
-            let found = ready.and_then(|()| is_one_cluster(&self.servers, &[self.agent]));
-            let is = found.is_ok();
-            last = found.err();
-            Ok(is.then_some(()))
-        });
-        whole.with_context(|| format!("{last:?}"))
+        until("the cluster is whole", LONG, || {
+            self.servers.iter().try_for_each(|h| h.sh(could).map(drop))?;
+            is_one_cluster(&self.servers, &[self.agent]).map(Some)
+        })
     }
 
     fn renewed_since(&self, began: u64) -> Result<()> {
-        let renewed = "date +%s -d \"$(k3s kubectl -n kube-node-lease get lease $0 -o jsonpath={.spec.renewTime})\"";
         for host in self.servers.iter().chain([&self.agent]) {
-            let at: u64 = self.servers[0].run(["sh", "-ec", renewed, host.name()])?.trim().parse()?;
+            let at = self.servers[0].lease_renewed(host.name())?;
             ensure!(at > began, "{} said at {at} that it lives, and not since {began}", host.name());
         }
         Ok(())

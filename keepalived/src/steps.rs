@@ -16,7 +16,7 @@ use crate::version::{self, Release};
 
 /// The steps that make this host a holder of the VIP: what is put in place, and the start. keepalived must be installed by
 /// then. k3s is to be started after the first part, since its unit's drop-in tells keepalived when the API is up; and before
-/// the second, since it is what takes time.
+/// the second, since it is what takes time, but where keepalived runs already: there k3s is restarted after it.
 ///
 /// # Errors
 /// None in practice.

@@ -134,10 +134,9 @@ impl Site {
     /// A node says that it lives through its Lease; its condition alone may be a minute old.
     fn nodes_are_ready(&self, since: u64) -> Result<()> {
         let first = self.cluster.first()?;
-        let renewed = "date +%s -d \"$(k3s kubectl -n kube-node-lease get lease $0 -o jsonpath={.spec.renewTime})\"";
         for host in self.cluster.hosts() {
             first.run(["k3s", "kubectl", "wait", "--for=condition=Ready", "--timeout=0", &format!("node/{}", host.name())])?;
-            let renewed: u64 = first.run(["sh", "-ec", renewed, host.name()])?.trim().parse()?;
+            let renewed = first.lease_renewed(host.name())?;
             ensure!((since..=unix_now() + 1).contains(&renewed), "{} said at {renewed} that it lives, and not since {since}", host.name());
         }
         Ok(())
