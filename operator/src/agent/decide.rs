@@ -315,7 +315,9 @@ impl<'a> With<'a> {
             Some(items) => {
                 let part = items.part();
                 let next = self.give("installs", Work::Install { items, rules: self.case.rules.clone() });
-                Next { say: next.say.map(|say| Say { part: Some(part), ..say }), ..next }
+                // what still waits has not begun, and cannot hang
+                let part = matches!(next.act, Some(Act::Give { .. })).then_some(part);
+                Next { say: next.say.map(|say| Say { part, ..say }), ..next }
             }
         }
     }

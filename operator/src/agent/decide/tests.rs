@@ -398,6 +398,16 @@ fn what_makes_no_progress_is_ended_and_was_a_crash() {
 }
 
 #[test]
+fn what_waits_to_be_installed_has_not_begun() {
+    let mut asked = Asked { unit: Unit::Runs, ..Asked::of(Phase::Installing).order(Work::Recover { interrupted: None }) };
+    asked.order.as_mut().unwrap().transaction = None;
+    let part = |asked: &Asked| asked.next(2).say.and_then(|say| say.part);
+    assert_eq!((asked.said(2).0, part(&asked)), (Outcome::Running, None));
+    asked.unit = Unit::Gone;
+    assert_eq!(part(&asked), Some(Part::Patches));
+}
+
+#[test]
 fn what_could_not_be_started_has_failed_and_what_failed_says_why() {
     let mut asked = Asked { unit: Unit::Failed, ..Asked::of(Phase::Installing).order(install()) };
     assert_eq!(asked.said(2).0, Outcome::Failed);
