@@ -8,7 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use common::{Control, FILE, LONG, VIP, is_one_cluster, smartup, yaml};
+use common::updating::{Admin, KERNEL, WANTS_REBOOT, is_ready, name, release, repository, text, version};
+use common::{Control, LONG, VIP, is_one_cluster, yaml};
 use integration::clock::now;
 use integration::outage::{longest, taken};
 use integration::watch::Watch;
@@ -16,11 +17,6 @@ use integration::writes::{GAP, Writes};
 use integration::{Host, Lab, LabSpec, until};
 use serde_json::{Value, json};
 
-const NAMESPACE: &str = "vz-maintenance-operator";
-/// Where the control host has the administrator's kubeconfig, which points at the floating address.
-const KUBECONFIG: &str = "/root/.kube/config";
-/// By its name it is a kernel: pods leave before it is installed.
-const KERNEL: &str = "linux-image-lab";
 /// All four nodes, one after the other, on a busy machine.
 const ROLLING: Duration = Duration::from_secs(600);
 /// The floating address moves when three adverts, a second apart, are missing; twice that where others keep the machine busy.
@@ -28,133 +24,6 @@ const FAILOVER: Duration = Duration::from_secs(6);
 /// k3s's etcd waits for 5 s until it elects a leader, and for a random time of up to as much again; when two ask for votes at once, a
 /// second time.
 const ELECTION: Duration = Duration::from_secs(20);
-
-/// A repository on the host, and what puts packages into it. Version 1 of all is installed, and in no repository.
-const REPOSITORY: &str = r#"set -e
-cat > /root/release << 'END'
-#!/bin/sh
-set -e
-folder=$(mktemp -d)
-mkdir -p "$folder/DEBIAN" /srv/repo
-printf 'Package: %s\nVersion: %s\nArchitecture: all\nMaintainer: nobody <nobody@example.com>\nDescription: for a test\n' "$1" "$2" > "$folder/DEBIAN/control"
-printf '#!/bin/sh\n[ "$1" = configure ] || exit 0\n%s\n' "$3" > "$folder/DEBIAN/postinst"
-chmod 755 "$folder/DEBIAN/postinst"
-cd /srv/repo
-dpkg-deb --root-owner-group --build "$folder" "$1_$2.deb" >&2
-for deb in *.deb; do
-    dpkg-deb -f "$deb"
-    printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n\n' "$deb" "$(stat -c %s "$deb")" "$(sha256sum "$deb" | cut -d ' ' -f 1)"
-done > /root/Packages
-mv /root/Packages /srv/repo/Packages
-END
-chmod 755 /root/release
-for name in linux-image-lab other risky; do /root/release $name 1 true; done
-dpkg -i /srv/repo/*.deb >&2
-mv /srv/repo/*.deb /root/
-: > /srv/repo/Packages
-echo 'deb [trusted=yes] file:/srv/repo ./' > /etc/apt/sources.list
-"#;
-
-/// Pods that may go anywhere, and are everywhere.
-const WORKLOAD: &str = r"
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  replicas: 4
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      topologySpreadConstraints:
-      - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {app: web}}}
-      containers:
-      - {name: web, image: 'docker.io/library/busybox:test', imagePullPolicy: Never, command: [sleep, '36000']}
-";
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
-}
-
-fn name(object: &Value) -> &str {
-    text(&object["metadata"]["name"])
-}
-
-/// What somebody sees and does who is on none of the cluster's hosts.
-struct Admin<'a> {
-    control: Control<'a>,
-}
-
-impl Admin<'_> {
-    fn kubectl(&self, args: &str) -> Result<String> {
-        self.control.host.sh(&format!("KUBECONFIG={KUBECONFIG} k3s kubectl --request-timeout=10s -n {NAMESPACE} {args}"))
-    }
-
-    fn get(&self, what: &str) -> Result<Value> {
-        Ok(serde_json::from_str(&self.kubectl(&format!("get -o json {what}"))?)?)
-    }
-
-    fn items(&self, what: &str) -> Result<Vec<Value>> {
-        Ok(self.get(what)?["items"].as_array().cloned().unwrap_or_default())
-    }
-
-    fn spec(&self, patch: &Value) -> Result<()> {
-        self.kubectl(&format!("patch updatemanager default --type=merge -p '{}'", json!({ "spec": patch }))).map(drop)
-    }
-
-    /// `smartup updates`.
-    fn updates(&self, args: &[&str]) -> Result<String> {
-        smartup(self.control.host, &[&["updates"], args, &["-f", FILE]].concat())?.checked()
-    }
-
-    fn locks(&self) -> Result<Vec<Value>> {
-        let mut leases = self.items("leases")?;
-        leases.retain(|l| name(l).starts_with("smartup-update-"));
-        Ok(leases)
-    }
-
-    /// No lock, no cordon, nothing under way, nothing put off.
-    fn is_at_rest(&self) -> Result<()> {
-        until("the last lock is gone", LONG, || Ok(self.locks()?.is_empty().then_some(())))?;
-        for node in self.items("nodes")? {
-            let marked = !node["metadata"]["annotations"]["smartup/cordoned"].is_null();
-            ensure!(node["spec"]["unschedulable"] != true && !marked, "{node:#}");
-        }
-        for update in self.items("nodeupdates")? {
-            ensure!(update["spec"]["transaction"].is_null() && update["spec"]["retry"].is_null(), "{update:#}");
-        }
-        Ok(())
-    }
-
-    /// For a test that failed.
-    fn state(&self) -> String {
-        let logs = |part: &str| {
-            self.kubectl(&format!("logs -l app.kubernetes.io/component={part} --tail 30 --prefix")).unwrap_or_else(|e| format!("{e:#}"))
-        };
-        let get = |what: &str| self.kubectl(&format!("get {what}")).unwrap_or_else(|e| format!("{e:#}"));
-        let mut updates = self.items("nodeupdates").unwrap_or_default();
-        for update in &mut updates {
-            update["metadata"] = json!({ "name": name(update) });
-        }
-        let parts = [format!("{updates:#?}"), get("leases"), get("nodes,pods -A -o wide"), logs("controller"), logs("agent")];
-        parts.join("\n")
-    }
-}
-
-fn is_ready(node: &Value) -> bool {
-    let conditions = node["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
-    conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
-}
-
-fn version(host: &Host, package: &str) -> Result<String> {
-    host.run(["dpkg-query", "-W", "-f", "${Version} ${db:Status-Status}", package])
-}
-
-/// A new version of a package in the host's repository, whose script does this.
-fn release(host: &Host, package: &str, script: &str) -> Result<()> {
-    host.run(["/root/release", package, "2", script]).map(drop)
-}
 
 /// The update of a node.
 #[derive(Debug)]
@@ -244,16 +113,10 @@ fn a_rolling_update_with_reboots_and_a_crash_that_is_banned_until_somebody_takes
     control.applied(&[])?;
     is_one_cluster(&servers, &[h4])?;
     std::thread::scope(|s| {
-        let made: Vec<_> = all.map(|host| s.spawn(move || host.sh(REPOSITORY))).into_iter().collect();
-        made.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?.map(drop))
+        let made: Vec<_> = all.map(|host| s.spawn(move || repository(host))).into_iter().collect();
+        made.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
     })?;
-    control.run("enable-updates", &["--timeout", "5m"])?.checked()?;
-    control.run("kubeconfig", &["--merge", "--kubeconfig", KUBECONFIG, "--use"])?.checked()?;
-    let admin = Admin { control };
-    admin.spec(&json!({ "stageDelays": { "fast": 0, "slow": 0, "stable": 0 } }))?;
-    admin.control.host.write("/root/workload.yaml", 0o600, WORKLOAD)?;
-    admin.kubectl("apply -n default -f /root/workload.yaml")?;
-    admin.kubectl("rollout status -n default deployment web --timeout=120s")?;
+    let admin = Admin::enables(control)?;
 
     let writes = Writes::start(lab.probe(), h1, SocketAddr::new(VIP.parse()?, 9443))?;
     let watch = Watch::start(&servers.map(Clone::clone), VIP.parse::<IpAddr>()?);
@@ -275,12 +138,12 @@ fn one_after_the_other(admin: &Admin<'_>, all: &[&Host], writes: &Writes, watch:
     until("writes go well", LONG, || Ok(writes.go_well_for(Duration::from_secs(1), Duration::ZERO).then_some(())))?;
     let begun = now();
     for host in all {
-        release(host, KERNEL, &format!("touch /run/reboot-required; echo {KERNEL} >> /run/reboot-required.pkgs; echo >> /root/{KERNEL}"))?;
+        release(host, KERNEL, 2, &format!("{WANTS_REBOOT}; echo >> /root/{KERNEL}"))?;
     }
     // all know of it before anything starts: one that alone knows would go first, also with the floating address
     admin.updates(&["suspend"])?;
     admin.updates(&["check"])?;
-    all.iter().try_for_each(|host| lists(admin, host, &[&format!("{KERNEL}=2")]))?;
+    all.iter().try_for_each(|host| admin.lists(host, &[&format!("{KERNEL}=2")]))?;
     admin.updates(&["resume"])?;
     let mut seen = Seen::default();
     until("all nodes are updated, or something is wrong", ROLLING, || {
@@ -320,43 +183,13 @@ fn one_after_the_other(admin: &Admin<'_>, all: &[&Host], writes: &Writes, watch:
     Ok(())
 }
 
-fn update_of(admin: &Admin<'_>, host: &Host) -> Result<Value> {
-    admin.get(&format!("nodeupdate {}", host.name()))
-}
-
-/// Waits until the run that ended last is not `before` and nothing is under way any more; answers it.
-fn ended(admin: &Admin<'_>, host: &Host, before: &Value) -> Result<Value> {
-    until(&format!("an update of {} is over", host.name()), LONG * 2, || {
-        std::thread::sleep(Duration::from_millis(300));
-        let update = update_of(admin, host)?;
-        let run = update["status"]["history"][0].clone();
-        Ok((run["transaction"] != before["transaction"] && update["spec"]["transaction"].is_null()).then_some(run))
-    })
-}
-
-fn last_run(admin: &Admin<'_>, host: &Host) -> Result<Value> {
-    Ok(update_of(admin, host)?["status"]["history"][0].clone())
-}
-
-/// Waits until the node has looked for updates as it was asked to, and lists these.
-fn lists(admin: &Admin<'_>, host: &Host, wanted: &[&str]) -> Result<()> {
-    let mut last = Value::Null;
-    until(&format!("{} lists {wanted:?}", host.name()), LONG, || {
-        last = update_of(admin, host)?;
-        let available = last["status"]["packages"]["available"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let names: Vec<_> = available.iter().map(|a| text(&a["name"])).collect();
-        Ok((names == wanted && last["status"]["check"] == last["spec"]["check"]).then_some(()))
-    })
-    .with_context(|| format!("{last:#}"))
-}
-
 /// A package whose script reboots the host, unless it may not: it is banned, and the node is given back.
 fn banned(admin: &Admin<'_>, host: &Host) -> Result<()> {
-    let before = last_run(admin, host)?;
+    let before = admin.last_run(host)?;
     let script = "[ -e /root/risky-may ] || { echo >> /root/crashed; systemctl --no-block reboot; sleep infinity; }";
-    release(host, "risky", script)?;
+    release(host, "risky", 2, script)?;
     admin.updates(&["check"])?;
-    let run = ended(admin, host, &before)?;
+    let run = admin.ended(host, &before)?;
     ensure!(run["failure"]["reason"] == "Crashed", "{run:#}");
 
     // what, who, where, when and why
@@ -385,13 +218,13 @@ fn goes_on(admin: &Admin<'_>, all: &[&Host], host: &Host) -> Result<()> {
     host.run(["dpkg", "-i", "/root/risky_1.deb"])?;
     // nothing starts but what is asked for
     admin.spec(&json!({ "maintenanceWindows": [{ "schedule": "0 3 29 2 *", "duration": "0h01m" }] }))?;
-    release(host, "other", "echo >> /root/other-began; while [ ! -e /root/other-may-end ]; do echo at work; sleep 1; done")?;
+    release(host, "other", 2, "echo >> /root/other-began; while [ ! -e /root/other-may-end ]; do echo at work; sleep 1; done")?;
     admin.updates(&["check"])?;
-    lists(admin, host, &["other=2", "risky=2"])?;
-    let before = last_run(admin, host)?;
+    admin.lists(host, &["other=2", "risky=2"])?;
+    let before = admin.last_run(host)?;
     admin.updates(&["run", host.name(), "--now"])?;
     until("it is being installed", LONG, || Ok(host.exec(["test", "-e", "/root/other-began"])?.ok().then_some(())))?;
-    let packages = update_of(admin, host)?["spec"]["transaction"]["packages"].clone();
+    let packages = admin.update_of(host)?["spec"]["transaction"]["packages"].clone();
     ensure!(packages == json!(["other=2"]), "{packages}");
 
     let lease = admin.get("lease smartup-controller")?["spec"].clone();
@@ -406,7 +239,7 @@ fn goes_on(admin: &Admin<'_>, all: &[&Host], host: &Host) -> Result<()> {
         Ok((acquired.is_string() && acquired != lease["acquireTime"]).then_some(()))
     })?;
     host.write("/root/other-may-end", 0o600, "")?;
-    let run = ended(admin, host, &before)?;
+    let run = admin.ended(host, &before)?;
     ensure!(run["failure"].is_null(), "{run:#}");
     ensure!(host.read("/root/other-began")?.lines().count() == 1, "once");
     ensure!(version(host, "other")? == "2 installed" && version(host, "risky")? == "1 installed");
@@ -415,12 +248,12 @@ fn goes_on(admin: &Admin<'_>, all: &[&Host], host: &Host) -> Result<()> {
 
 /// Somebody takes the ban back.
 fn installed_after_all(admin: &Admin<'_>, host: &Host) -> Result<()> {
-    lists(admin, host, &["risky=2"])?;
+    admin.lists(host, &["risky=2"])?;
     host.write("/root/risky-may", 0o600, "")?;
-    let before = last_run(admin, host)?;
+    let before = admin.last_run(host)?;
     admin.updates(&["unban", "risky=2"])?;
     admin.updates(&["run", host.name(), "--now"])?;
-    let run = ended(admin, host, &before)?;
+    let run = admin.ended(host, &before)?;
     ensure!(run["failure"].is_null() && run["packages"] == 1, "{run:#}");
     ensure!(version(host, "risky")? == "2 installed", "{}", version(host, "risky")?);
     ensure!(host.read("/root/crashed")?.lines().count() == 2);

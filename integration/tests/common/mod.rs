@@ -3,6 +3,7 @@
 
 mod control;
 mod updaters;
+pub mod updating;
 mod watch;
 
 use std::collections::BTreeMap;
