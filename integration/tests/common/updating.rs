@@ -24,7 +24,8 @@ folder=$(mktemp -d)
 mkdir -p "$folder/DEBIAN" /srv/repo
 printf 'Package: %s\nVersion: %s\nArchitecture: all\nMaintainer: nobody <nobody@example.com>\nDescription: for a test\n' "$1" "$2" > "$folder/DEBIAN/control"
 printf '#!/bin/sh\n[ "$1" = configure ] || exit 0\n%s\n' "$3" > "$folder/DEBIAN/postinst"
-chmod 755 "$folder/DEBIAN/postinst"
+printf '#!/bin/sh\n%s\n' "${4:-true}" > "$folder/DEBIAN/preinst"
+chmod 755 "$folder/DEBIAN/postinst" "$folder/DEBIAN/preinst"
 cd /srv/repo
 dpkg-deb --root-owner-group --build "$folder" "$1_$2.deb" >&2
 for deb in *.deb; do
@@ -67,6 +68,11 @@ pub fn repository(host: &Host) -> Result<()> {
 /// A new version of a package in the host's repository, whose script does this.
 pub fn release(host: &Host, package: &str, version: u32, script: &str) -> Result<()> {
     host.run(["/root/release", package, &version.to_string(), script]).map(drop)
+}
+
+/// One that is not even unpacked as long as this does not end well; then it does nothing more.
+pub fn release_that_waits_for(host: &Host, package: &str, version: u32, condition: &str) -> Result<()> {
+    host.run(["/root/release", package, &version.to_string(), "true", condition]).map(drop)
 }
 
 /// A package's version and state, as in `2 installed`.
@@ -145,6 +151,20 @@ impl<'a> Admin<'a> {
             let run = update["status"]["history"][0].clone();
             Ok((run["transaction"] != before["transaction"] && update["spec"]["transaction"].is_null()).then_some(run))
         })
+    }
+
+    /// The same; answers the phases that were seen, too.
+    pub fn course(&self, host: &Host, before: &Value) -> Result<(Vec<String>, Value)> {
+        let mut phases: Vec<String> = Vec::new();
+        let run = until(&format!("an update of {} is over", host.name()), LONG * 2, || {
+            let update = self.update_of(host)?;
+            let (phase, run) = (text(&update["spec"]["transaction"]["phase"]), update["status"]["history"][0].clone());
+            if !phase.is_empty() && phases.last().is_none_or(|last| last != phase) {
+                phases.push(phase.to_owned());
+            }
+            Ok((run["transaction"] != before["transaction"] && phase.is_empty()).then_some(run))
+        });
+        run.map(|run| (phases, run))
     }
 
     /// Waits until the node has looked for updates as it was asked to, and lists these.
