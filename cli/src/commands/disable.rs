@@ -12,11 +12,11 @@ use crate::remote::Remote;
 use crate::rollout::{self, Disabled};
 use crate::run_here::stop_on_signal;
 
-/// Take the maintenance operator out of the cluster, and nothing else
+/// Take the maintenance operator out of the cluster
 ///
-/// Run as root on a server, or with a cluster's file from anywhere. Deletes what was wanted and what is known of the nodes first,
-/// then the manifest's objects, the last one first, and takes from the nodes the labels that smartup has set. The hosts update
-/// themselves as they did before. Nodes in the middle of an update are let finish, for an hour at most.
+/// Run as root on a server, or with a cluster's file from anywhere. Halts updates and lets those under way finish, for an hour at
+/// most. Then deletes the `UpdateManager` with its windows and bans, what is known of the nodes, the manifest's objects, the last one
+/// first, and the labels of nodes that smartup has set. The hosts update themselves as they did before.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  smartup disable\n  smartup disable -f cluster.yaml --k3s")]
 pub struct Disable {

@@ -257,13 +257,13 @@ pub struct Notify {
     /// What is told. None: all of it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 3))]
-    pub on: Vec<Notice>,
+    pub events: Vec<Notice>,
 }
 
 impl Notify {
     /// Whether this is told.
     pub fn wants(&self, notice: Notice) -> bool {
-        self.on.is_empty() || self.on.contains(&notice)
+        self.events.is_empty() || self.events.contains(&notice)
     }
 }
 

@@ -63,6 +63,22 @@ fn structural_for_every_kubernetes_since_1_19() {
     }
 }
 
+/// kubectl reads YAML 1.1, in which these are booleans (YAML 1.1, "Boolean Language-Independent Type"): such a key would not get here.
+#[test]
+fn no_name_is_a_boolean_of_yaml() {
+    for (name, schema) in schemas() {
+        let mut found = Vec::new();
+        all(&name, &schema, false, &mut found);
+        for (path, ..) in found {
+            let key = path.rsplit('.').next().unwrap().to_lowercase();
+            assert!(!["y", "yes", "n", "no", "true", "false", "on", "off"].contains(&key.as_str()), "{path}");
+        }
+    }
+    let spec: UpdateManagerSpec = serde_json::from_str(r#"{"notify":{"events":["failed"]}}"#).unwrap();
+    let notify = spec.notify.unwrap();
+    assert!(notify.wants(settings::Notice::Failed) && !notify.wants(settings::Notice::Done));
+}
+
 #[test]
 fn names_are_the_reference_s() {
     use crate::names::{GROUP, VERSION};

@@ -49,7 +49,7 @@ impl Reach {
         config.read_timeout = Some(patience);
         config.default_retry = false;
         config.proxy_url = None;
-        Box::pin(Objects::find(Client::try_from(config).context("cannot use the kubeconfig")?)).await
+        Box::pin(Objects::find(config)).await
     }
 
     async fn config(&self) -> Result<Config> {
@@ -90,11 +90,13 @@ pub fn missing() -> Error {
 
 impl Objects {
     /// The group's version is the one that the API recommends: the reference prints none.
-    async fn find(client: Client) -> Result<Self> {
+    async fn find(config: Config) -> Result<Self> {
+        let what = format!("cannot ask the cluster at {}", config.cluster_url.to_string().trim_end_matches('/'));
+        let client = Client::try_from(config).context("cannot use the kubeconfig")?;
         let group = match discovery::group(&client, GROUP).await {
             Ok(group) => group,
             Err(kube::Error::Discovery(DiscoveryError::MissingApiGroup(_) | DiscoveryError::EmptyApiGroup(_))) => return Err(missing()),
-            Err(e) => return Err(api_error("cannot ask the cluster", e)),
+            Err(e) => return Err(api_error(what, e)),
         };
         let of = |kind| Some(Api::namespaced_with(client.clone(), NAMESPACE, &group.recommended_kind(kind)?.0));
         let managers = of("UpdateManager").ok_or_else(missing)?;
@@ -164,7 +166,7 @@ where
     }
 }
 
-/// What the API said, without what it said it in.
+/// What the API said, without what it said it in; or why it said nothing.
 pub fn api_error(what: impl Into<String>, error: kube::Error) -> Error {
     let what = what.into();
     match error {
@@ -172,7 +174,10 @@ pub fn api_error(what: impl Into<String>, error: kube::Error) -> Error {
             let said = format!("{what}: {}", status.message);
             if status.code == 422 { Error::invalid(said) } else { Error::failed(said) }
         }
-        e => Error::failed(what).because(e),
+        e => {
+            let error = Error::failed(format!("{what}: {}", k3s::in_words(&e)));
+            if k3s::transient(&e) { error.hint("`smartup status` on a server says whether the API answers") } else { error }
+        }
     }
 }
 
@@ -181,6 +186,20 @@ mod tests {
     use http::header::{DATE, HeaderMap, HeaderValue};
 
     use super::*;
+
+    #[tokio::test]
+    async fn nobody_answers() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut config = Config::new(format!("http://{gone}").parse().unwrap());
+        config.default_retry = false;
+        let error = Objects::find(config).await.err().unwrap();
+        let said = format!("{}\nhint: {}", error.chain(), error.hint.unwrap_or_default()).replace(&gone.to_string(), "10.0.0.10:9443");
+        insta::assert_snapshot!(said, @r"
+        cannot ask the cluster at http://10.0.0.10:9443: Connection refused (os error 111)
+        hint: `smartup status` on a server says whether the API answers
+        ");
+    }
 
     #[test]
     fn the_time_is_the_answers() {

@@ -11,7 +11,8 @@ pub struct PolicyOf {
     /// The nodes, by name
     #[arg(value_name = "NODE", required = true)]
     nodes: Vec<String>,
-    /// fast: at once; slow: after two weeks; stable: after six weeks; auto: the operator chooses one of them
+    /// How long after their publication, by the spec's stageDelays: fast: 0 days, slow: 14, stable: 42, if nobody changed them; auto:
+    /// the operator chooses one of them
     #[arg(value_name = "fast|slow|stable|auto", value_parser = parsed::<Policy>)]
     policy: Policy,
 }

@@ -108,7 +108,7 @@ mod tests {
     }
 
     fn notify(template: Option<&str>) -> Notify {
-        Notify { template: template.map(str::to_owned), on: vec![] }
+        Notify { template: template.map(str::to_owned), events: vec![] }
     }
 
     #[test]
