@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use node::{Error, Result};
-use updates::PackageName;
+use updates::{Impact, PackageName};
 
 use crate::manager::{done, failure, strange};
 use crate::resolve::DryRun;
-use crate::{Change, Impact, OnHost, Transaction, Upgrade};
+use crate::{Change, OnHost, Transaction, Upgrade};
 
 /// Nothing is removed, and configuration files that somebody changed are kept; another apt is waited for; dpkg stays in our process group.
 const OPTIONS: [&str; 14] = [

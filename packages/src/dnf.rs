@@ -6,12 +6,12 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::Offset;
 use node::Result;
-use updates::PackageName;
+use updates::{Impact, PackageName};
 
 use crate::manager::{done, failure, strange};
 use crate::resolve::DryRun;
 use crate::rpm::{before, installed, named, twice, with_epoch};
-use crate::{Change, Impact, Manager, OnHost, Transaction, Upgrade};
+use crate::{Change, Manager, OnHost, Transaction, Upgrade};
 
 fn program(manager: Manager) -> &'static str {
     match manager {

@@ -17,7 +17,6 @@
 mod apt;
 mod detect;
 mod dnf;
-mod impact;
 mod manager;
 mod on_host;
 mod pacman;
@@ -29,7 +28,6 @@ mod rpm;
 mod transaction;
 mod zypper;
 
-pub use impact::Impact;
 pub use manager::Manager;
 pub use on_host::OnHost;
 pub use progress::Mark;

@@ -10,12 +10,12 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::Offset;
 use node::{Context as _, Error, Result};
-use updates::PackageName;
+use updates::{Impact, PackageName};
 
 use crate::manager::{by_name, done, failure, strange};
 use crate::resolve::DryRun;
 use crate::rpm::named;
-use crate::{Change, Impact, OnHost, Transaction, Upgrade};
+use crate::{Change, OnHost, Transaction, Upgrade};
 
 /// Our databases of repositories; `local` in it is the host's own. pacman 7 downloads as another user, who has to get there.
 const APART: &str = "/var/cache/smartup/pacman";

@@ -2,9 +2,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use updates::{Bans, PackageName};
-
-use crate::Impact;
+use updates::{Bans, Impact, PackageName};
 
 /// A newer build of a package than the one that is installed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

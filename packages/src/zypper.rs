@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use node::{Error, Output, Result};
 use roxmltree::{Document, Node};
-use updates::PackageName;
+use updates::{Impact, PackageName};
 
 use crate::manager::{done, failure, strange};
 use crate::resolve::DryRun;
 use crate::rpm::{installed, named, twice};
-use crate::{Change, Impact, OnHost, Transaction, Upgrade};
+use crate::{Change, OnHost, Transaction, Upgrade};
 
 /// zypper(8), EXIT CODES: what a solver or an unknown name leads to.
 const IMPOSSIBLE: [i32; 2] = [4, 104];

@@ -6,6 +6,7 @@ mod builds;
 mod choice;
 pub mod decide;
 pub mod edit;
+mod impact;
 mod item;
 pub mod judge;
 mod matched;
@@ -23,6 +24,7 @@ mod zone;
 
 pub use assign::{Asked, assign};
 pub use builds::Builds;
+pub use impact::Impact;
 pub use item::{Item, suggestion};
 pub use matched::{AlertPattern, BootId, HostPath, LabelValue, MarkName, PodSelector, ServiceName, TransactionId, WebUrl};
 pub use package::{Bans, PackageName};

@@ -5,10 +5,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use sha2::{Digest as _, Sha256};
 
 use super::rules::{May, Rules};
-use super::runtime::stops_pods;
 use super::{Node, Wait, retry};
 use crate::api::{Answer, Available, Listing, NodeUpdateStatus, Phase, Reason, Reboots, Transaction};
-use crate::{PackageName, PatchName, Stage, TransactionId};
+use crate::{Impact, PackageName, PatchName, Stage, TransactionId};
 
 /// What a listing has, if the last look that made it succeeded.
 pub(super) fn found<T>(listing: Option<&Listing<T>>) -> &[Available<T>] {
@@ -111,7 +110,7 @@ pub(super) fn transaction(
     }
     Transaction {
         id: id(node, &packages, &patches, now),
-        drain_first: packages.iter().any(stops_pods),
+        drain_first: packages.iter().any(|p| Impact::of(p.name()).is_some()),
         packages,
         patches,
         reboot: rules.spec.reboot,

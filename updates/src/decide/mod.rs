@@ -8,7 +8,6 @@ mod queue;
 mod quorum;
 mod retry;
 mod rules;
-mod runtime;
 mod stages;
 mod trials;
 mod way;

@@ -1,3 +1,5 @@
+//! What an update of a package disturbs, by its name.
+
 use serde::{Deserialize, Serialize};
 
 /// What an update of a package disturbs on a node, which had better be drained before.
@@ -20,8 +22,16 @@ impl Impact {
         let is = |names: &[&str]| names.contains(&package);
         // the kernel itself in its flavours, but not what is only named after it (headers, tools, macros)
         let begins = |starts: &[&str]| starts.iter().any(|start| package.strip_prefix(start).is_some_and(edge));
-        let kernel = begins(&["linux-image", "linux-modules", "kernel-core", "kernel-modules", "kernel-default", "kernel-uek"])
-            || is(&["kernel", "kernel-rt", "kernel-azure", "kernel-64k", "vzkernel", "raspberrypi-kernel"])
+        let kernel = begins(&[
+            "linux-image",
+            "linux-modules",
+            "kernel-core",
+            "kernel-modules",
+            "kernel-rt-core",
+            "kernel-rt-modules",
+            "kernel-default",
+            "kernel-uek",
+        ]) || is(&["kernel", "kernel-rt", "kernel-azure", "kernel-64k", "vzkernel", "raspberrypi-kernel"])
             || is(&["linux", "linux-lts", "linux-zen", "linux-hardened", "linux-rt", "linux-rt-lts"])
             || (package.starts_with("linux-generic") || package.starts_with("linux-virtual"));
         if kernel {
@@ -51,7 +61,7 @@ mod tests {
     #[test]
     fn what_disturbs_a_node() {
         for (names, impact) in [
-            ("kernel kernel-core kernel-modules-extra kernel-default vzkernel linux linux-lts", Some(Impact::Kernel)),
+            ("kernel kernel-core kernel-rt-core kernel-modules-extra kernel-default vzkernel linux linux-lts", Some(Impact::Kernel)),
             ("linux-image-amd64 linux-image-6.1.0-30-amd64 linux-modules-6.8.0-31-generic linux-generic-hwe-24.04", Some(Impact::Kernel)),
             ("k3s k3s-selinux", Some(Impact::K3s)),
             ("containerd containerd.io runc", Some(Impact::Containerd)),
