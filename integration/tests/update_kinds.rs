@@ -161,5 +161,6 @@ fn tried_again_after_four_hours(admin: &Admin<'_>, server: &Host, host: &Host) -
     let run = admin.ended(host, &run)?;
     ensure!(run["failure"].is_null() && version(host, "other")? == "4 installed", "{run:#}");
     server.shift_clock(0)?;
-    admin.is_at_rest()
+    ensure!(admin.update_of(host)?["spec"]["retry"].is_null(), "it came to a good end");
+    admin.is_free()
 }
