@@ -115,6 +115,8 @@ pub(super) struct Case<'a> {
     pub away: bool,
     /// Services that ran before, and do not now.
     pub amiss: &'a [String],
+    /// Whether what is said to be available may be from before the last installation.
+    pub lags: bool,
 }
 
 /// What to do to the host.
@@ -187,6 +189,8 @@ pub(super) fn next(case: &Case<'_>) -> Next {
         Phase::Installing => with.installing(),
         Phase::Rebooting => with.rebooting(),
         Phase::Verifying | Phase::Broken => with.verifying(),
+        // or the node would be asked at once for what it has
+        Phase::Releasing if transaction.touched && case.lags => with.runs("looks for updates"),
         Phase::Releasing => with.say(Outcome::Done, None),
     }
 }

@@ -226,6 +226,7 @@ impl Agent {
             floating,
             away: runner.shelf.away(),
             amiss: &before.as_ref().map(|b| amiss(&b.services, &services)).unwrap_or_default(),
+            lags: self.looks.lag(installed_at(&update)),
         };
         let Next { act, mut say } = next(&case);
         let acts = act.is_some();

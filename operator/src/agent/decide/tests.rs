@@ -126,6 +126,7 @@ impl World {
             floating: Floating::None,
             away: false,
             amiss: &[],
+            lags: false,
         })
     }
 
@@ -315,6 +316,7 @@ struct Asked {
     floating: Floating,
     away: bool,
     amiss: Vec<String>,
+    lags: bool,
     gate: Option<(Order, Journal)>,
 }
 
@@ -332,6 +334,7 @@ impl Asked {
             floating: Floating::None,
             away: false,
             amiss: vec![],
+            lags: false,
             gate: None,
         }
     }
@@ -368,6 +371,7 @@ impl Asked {
             floating: self.floating,
             away: self.away,
             amiss: &self.amiss,
+            lags: self.lags,
         })
     }
 
@@ -524,6 +528,16 @@ fn a_node_is_well_when_its_services_run_and_its_gate_is_open() {
     assert!(asked.next(2).act.is_some(), "what was open in another phase does not count");
     (asked.transaction.phase, asked.boot) = (Phase::Verifying, 2);
     assert!(asked.next(2).act.is_some(), "what was open before the reboot does not count");
+}
+
+#[test]
+fn an_update_is_over_when_what_it_installed_is_not_listed_any_more() {
+    let mut asked = Asked { lags: true, ..Asked::of(Phase::Releasing).order(install()).ended(Some(End::Done(Yield::Nothing {}))) };
+    assert_eq!(asked.said(2).0, Outcome::Done, "nothing was installed");
+    asked.transaction.touched = true;
+    assert_eq!((asked.next(2).act, asked.said(2)), (None, (Outcome::Running, "looks for updates".into())));
+    asked.lags = false;
+    assert_eq!(asked.said(2).0, Outcome::Done);
 }
 
 #[test]
