@@ -473,12 +473,16 @@ pub(super) fn installed_at(update: &Held<'_>) -> Option<Timestamp> {
     Some(order.at)
 }
 
-/// Whether the packages of this transaction were not installed, and nothing was changed, since they were refused.
-pub(super) fn refused(transaction: &Transaction, update: &Held<'_>) -> bool {
-    let order = update
-        .stand()
-        .filter(|(order, stand)| order.transaction.as_ref() == Some(&transaction.id) && matches!(stand, Stand::Ended(End::Refused(_))));
-    order.is_some_and(|(order, _)| matches!(order.work, Work::Install { items: Items::Packages(_), .. }))
+/// What of this transaction was not installed, and nothing was changed, since it was refused.
+pub(super) fn refused(transaction: &Transaction, update: &Held<'_>) -> Option<Part> {
+    match update.stand()? {
+        (Order { work: Work::Install { items, .. }, transaction: of, .. }, Stand::Ended(End::Refused(_)))
+            if of.as_ref() == Some(&transaction.id) =>
+        {
+            Some(items.part())
+        }
+        _ => None,
+    }
 }
 
 /// What the last download of this transaction found.

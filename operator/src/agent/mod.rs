@@ -261,7 +261,7 @@ impl Agent {
             boot,
         };
         let downloaded = transaction.and_then(|t| downloaded(t, &update));
-        let refused = transaction.is_some_and(|t| refused(t, &update));
+        let refused = transaction.and_then(|t| refused(t, &update));
         let news = News { seen: &seen, listings: self.found.as_ref(), say: say.as_ref(), downloaded, refused };
         let status = due(object, news, now);
         let runs = [update, look].iter().any(|held| matches!(held.stand(), Some((_, Stand::Runs))));
