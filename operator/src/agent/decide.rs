@@ -281,7 +281,7 @@ impl<'a> With<'a> {
                 Stand::Ended(End::Done(_)) => self.say(Outcome::Done, None),
                 Stand::Ended(End::Failed(why) | End::Refused(why)) => self.say(Outcome::Failed, Some(why.clone())),
                 Stand::Died => self.say(Outcome::Failed, Some("the download ended in the middle".into())),
-                Stand::NotBegun if self.case.update.unit == Unit::Failed => self.not_started(None),
+                Stand::NotBegun if self.case.update.unit == Unit::Failed => self.not_started(),
                 Stand::NotBegun => self.download(message),
             },
             _ => self.download(message),
@@ -292,9 +292,9 @@ impl<'a> With<'a> {
         self.give(message, Work::Download { packages: self.transaction.packages.iter().cloned().collect() })
     }
 
-    fn not_started(&self, part: Option<Part>) -> Next {
+    fn not_started(&self) -> Next {
         let why = format!("what was to be done could not be started on the host: journalctl -u {}", Seat::Update.unit());
-        told(Outcome::Failed, Some(why), part, self.case.now)
+        self.say(Outcome::Failed, Some(why))
     }
 
     fn handing_over(&self) -> Next {
@@ -357,7 +357,7 @@ impl<'a> With<'a> {
                     }
                     Stand::Ended(End::Failed(why)) => told(Outcome::Failed, Some(why.clone()), part, self.case.now),
                     Stand::Died => told(Outcome::Crashed, Some(self.death(order)), part, self.case.now),
-                    Stand::NotBegun if self.case.update.unit == Unit::Failed => self.not_started(part),
+                    Stand::NotBegun if self.case.update.unit == Unit::Failed => self.not_started(),
                     // nothing was installed: from this part on
                     Stand::NotBegun => self.install_after(if items.part() == Part::Packages { Some(Part::Patches) } else { None }),
                 }

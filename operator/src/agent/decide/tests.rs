@@ -414,7 +414,8 @@ fn what_waits_to_be_installed_has_not_begun() {
 #[test]
 fn what_could_not_be_started_has_failed_and_what_failed_says_why() {
     let mut asked = Asked { unit: Unit::Failed, ..Asked::of(Phase::Installing).order(install()) };
-    assert_eq!(asked.said(2).0, Outcome::Failed);
+    let failed = asked.next(2).say.unwrap();
+    assert_eq!((failed.outcome, failed.part), (Outcome::Failed, None), "it has not begun");
     asked.unit = Unit::Gone;
     assert!(matches!(asked.next(2).act, Some(Act::Give { work: Work::Install { .. }, .. })), "killed before it was started");
     let asked = asked.ended(Some(End::Failed("postinst".into())));
