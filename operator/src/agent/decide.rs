@@ -162,6 +162,13 @@ pub(super) struct Say {
     pub at: Timestamp,
 }
 
+impl Say {
+    /// The same where what comes next could not be done yet: it has not begun.
+    pub(super) fn put_off(self) -> Self {
+        Self { part: None, ..self }
+    }
+}
+
 /// What comes next.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Next {

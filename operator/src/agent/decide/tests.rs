@@ -409,6 +409,9 @@ fn what_waits_to_be_installed_has_not_begun() {
     assert_eq!((asked.said(2).0, part(&asked)), (Outcome::Running, None));
     asked.unit = Unit::Gone;
     assert_eq!(part(&asked), Some(Part::Patches));
+    // nor has it where the API could not be asked whether it is still wanted
+    let say = asked.next(2).say.unwrap();
+    assert_eq!(say.clone().put_off(), Say { part: None, ..say });
 }
 
 #[test]
