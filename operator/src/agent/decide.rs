@@ -287,9 +287,9 @@ impl<'a> With<'a> {
                 Stand::Runs => self.runs(message),
                 Stand::Ended(End::Done(_)) => self.say(Outcome::Done, None),
                 Stand::Ended(End::Failed(why) | End::Refused(why)) => self.say(Outcome::Failed, Some(why.clone())),
-                Stand::Died => self.say(Outcome::Failed, Some("the download ended in the middle".into())),
                 Stand::NotBegun if self.case.update.unit == Unit::Failed => self.not_started(),
-                Stand::NotBegun => self.download(message),
+                // as often as it takes, until the phase's deadline
+                Stand::NotBegun | Stand::Died => self.download(message),
             },
             _ => self.download(message),
         }

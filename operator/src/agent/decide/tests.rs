@@ -426,6 +426,16 @@ fn what_could_not_be_started_has_failed_and_what_failed_says_why() {
 }
 
 #[test]
+fn a_download_that_died_is_begun_again() {
+    let download = Work::Download { packages: transaction(Phase::Downloading).packages.into_iter().collect() };
+    for (boot, unit) in [(2, Unit::Gone), (1, Unit::Failed)] {
+        let asked = Asked { unit, boot, ..Asked::of(Phase::Downloading).order(download.clone()).ended(None) };
+        let again = Some(Act::Give { seat: Seat::Update, work: download.clone(), patience: None });
+        assert_eq!((asked.next(2).act, asked.said(2).0), (again, Outcome::Running));
+    }
+}
+
+#[test]
 fn what_cannot_be_understood_is_not_installed_again() {
     let mut asked = Asked { damaged: true, ..Asked::of(Phase::Installing) };
     assert_eq!((asked.next(1).act, asked.said(1).0), (None, Outcome::Failed));
