@@ -1,7 +1,7 @@
 //! When to look for updates, and what comes of it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use jiff::{SignedDuration, Timestamp};
@@ -61,12 +61,22 @@ pub(super) struct Print {
 
 impl Print {
     pub(super) fn take(root: &Path, rules: &HostRules) -> Self {
-        let time = |path: &str| std::fs::metadata(root.join(path.trim_start_matches('/'))).and_then(|m| m.modified()).ok();
-        let own = rules.sentinel_file.as_ref().map(HostPath::as_str);
+        let time = |path: &Path| std::fs::metadata(root.join(path)).and_then(|m| m.modified()).ok();
+        let own = rules.sentinel_file.as_ref().map(from_root);
         Self {
-            packages: DATABASES.iter().map(|path| time(path)).collect(),
-            sentinels: SENTINELS.into_iter().chain(own).map(time).collect(),
+            packages: DATABASES.iter().map(|path| time(path.as_ref())).collect(),
+            sentinels: SENTINELS.map(PathBuf::from).into_iter().chain(own).map(|path| time(&path)).collect(),
         }
+    }
+}
+
+/// A file of the host, from its root. /var/run, where kured has its own, is an absolute link to /run, which would be followed to the
+/// agent's.
+fn from_root(path: &HostPath) -> PathBuf {
+    let path = Path::new(path.as_str());
+    match path.strip_prefix("/var/run") {
+        Ok(rest) => Path::new("run").join(rest),
+        Err(_) => path.strip_prefix("/").unwrap_or(path).to_owned(),
     }
 }
 
@@ -219,6 +229,21 @@ mod tests {
         assert!(!Looks { last: Some(last.clone()), failed: true, ..begun.clone() }.lag(Some(at(-5))), "one that failed is no better later");
         let only_reboot = Begun { listing: false, taken: false, ..last };
         assert!(!Looks { last: Some(only_reboot), ..begun }.lag(Some(at(-5))));
+    }
+
+    #[test]
+    fn a_sentinel_file_is_seen_through_the_hosts_own_link() {
+        let root = tempfile::tempdir().unwrap();
+        for folder in ["run", "var", "srv"] {
+            std::fs::create_dir(root.path().join(folder)).unwrap();
+        }
+        std::os::unix::fs::symlink("/nowhere/run", root.path().join("var/run")).unwrap();
+        for path in ["/var/run/reboot-please", "/run/reboot-me", "/srv/reboot"] {
+            let rules = HostRules { sentinel_file: Some(path.parse().unwrap()), ..HostRules::default() };
+            let before = Print::take(root.path(), &rules);
+            std::fs::write(root.path().join(path.replace("/var/run", "/run").trim_start_matches('/')), "").unwrap();
+            assert_ne!(Print::take(root.path(), &rules).sentinels, before.sentinels, "{path}");
+        }
     }
 
     #[test]
