@@ -165,6 +165,7 @@ fn modules(host: &OnHost, kernel: &str) -> Reboot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::on_host::tests::scripted;
 
     fn out(code: i32, stdout: &str, stderr: &str) -> Output {
         Output { code: Some(code), stdout: stdout.into(), stderr: stderr.into() }
@@ -236,6 +237,50 @@ mod tests {
                 let no = Sentinel::Command(vec!["false".into()]);
                 assert_eq!(needs_reboot(&host, manager, Some(&no)).await.unwrap(), Reboot::Yes(why.into()), "{manager:?}");
             }
+        }
+    }
+
+    fn kind(reboot: &Reboot) -> &'static str {
+        match reboot {
+            Reboot::Yes(_) => "yes",
+            Reboot::No => "no",
+            Reboot::Unknown(_) => "unknown",
+        }
+    }
+
+    #[tokio::test]
+    async fn debian_is_asked_by_needrestart_where_nothing_makes_the_file() {
+        for (state, alone, notified) in [
+            // needrestart(1): unknown, none pending, an ABI compatible one pending, a newer one pending
+            ("echo NEEDRESTART-KSTA: 0", "unknown", "no"),
+            ("echo NEEDRESTART-KSTA: 1", "no", "no"),
+            ("echo NEEDRESTART-KSTA: 2", "yes", "yes"),
+            ("echo NEEDRESTART-KSTA: 3", "yes", "yes"),
+            ("exit 127", "unknown", "no"),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            // all that it prints, and only where it asks for what we ask
+            let script = format!(
+                "[ \"$*\" = '-b -k -r l' ] || exit 1; echo NEEDRESTART-VER: 3.6; echo NEEDRESTART-KCUR: 6.1.0-9-amd64; echo \
+                 NEEDRESTART-KEXP: 6.1.0-18-amd64; {state}"
+            );
+            let host = scripted(root.path(), &[("needrestart", &script)]);
+            let ask = async || kind(&needs_reboot(&host, Some(Manager::Apt), None).await.unwrap());
+            assert_eq!(ask().await, alone, "{state}");
+            let notifier = host.file(NOTIFIERS[3]);
+            fs::create_dir_all(notifier.parent().unwrap()).unwrap();
+            fs::write(notifier, "").unwrap();
+            assert_eq!(ask().await, notified, "{state}");
+        }
+    }
+
+    #[tokio::test]
+    async fn zypper_says_so_by_its_exit_code() {
+        for (code, answer) in [(0, "no"), (102, "yes"), (1, "unknown"), (103, "unknown"), (127, "unknown")] {
+            let root = tempfile::tempdir().unwrap();
+            let script = format!("[ \"$*\" = '--non-interactive needs-rebooting' ] || exit 0; exit {code}");
+            let host = scripted(root.path(), &[("zypper", &script)]);
+            assert_eq!(kind(&needs_reboot(&host, Some(Manager::Zypper), None).await.unwrap()), answer, "{code}");
         }
     }
 
