@@ -74,10 +74,10 @@ impl Node<'_> {
         let date = |seconds: u32| -> Result<String> {
             Ok(self.host.run(["date", "-u", "-d", &format!("+{seconds} seconds"), "+%Y-%m-%dT%H:%M:%SZ"])?.trim().to_owned())
         };
-        let now = date(0)?;
+        let (now, touched) = (date(0)?, !packages.is_empty() && ["Installing", "Verifying", "Releasing"].contains(&phase));
         self.patch(&json!({ "transaction": {
             "id": self.id(), "packages": packages, "reboot": "when-needed", "startedAt": now, "phase": phase, "since": now,
-            "deadline": date(patience)?, "bootId": self.host.boot_id()?,
+            "deadline": date(patience)?, "bootId": self.host.boot_id()?, "touched": touched,
         }}))
     }
 
@@ -114,8 +114,14 @@ impl Node<'_> {
     fn ends(&mut self, packages: &[&str]) -> Result<Value> {
         let verified = self.phase("Verifying", packages, 600, "Done")?;
         self.phase("Releasing", packages, 600, "Done")?;
-        let run = self.status()?["history"][0].clone();
-        ensure!(run["transaction"] == self.id(), "{run:#}");
+        let status = self.status()?;
+        ensure!(status["history"][0]["transaction"] == self.id(), "{status:#}");
+        let available = status["packages"]["available"].as_array().cloned().unwrap_or_default();
+        for package in packages {
+            let (name, version) = package.split_once('=').context("a name and a version")?;
+            let installed = self.version(name)? == format!("{version} installed");
+            ensure!(!installed || available.iter().all(|a| a["name"] != *package), "{package} is installed already: {status:#}");
+        }
         self.patch(&json!({ "transaction": null }))?;
         until("nothing is under way", LONG, || Ok(self.status()?["progress"].is_null().then_some(())))?;
         self.transaction += 1;
@@ -192,7 +198,14 @@ fn cleanly(node: &mut Node<'_>) -> Result<()> {
     ensure!(status["history"].as_array().map(Vec::len) == Some(2) && !status["lastUpdate"].is_null(), "{status:#}");
     ensure!(node.host.read("/root/clean-installed")?.lines().count() == 1);
     ensure!(node.host.exec(["pgrep", "-f", "^sleep 86399"])?.ok(), "what a package has started goes on");
-    node.available(&["failing=2", "hanging=2", "rebooting=2", "slow=2"])
+    node.available(&["failing=2", "hanging=2", "rebooting=2", "slow=2"])?;
+
+    // once more, as an old list would have it
+    let found = node.phase("Downloading", &packages, 300, "Done")?;
+    ensure!(found["leftOut"].is_null(), "{found:#}");
+    node.phase("Installing", &packages, 300, "Done")?;
+    ensure!(node.host.read("/root/clean-installed")?.lines().count() == 1);
+    node.ends(&packages).map(drop)
 }
 
 /// What is being installed goes on without it, is followed by the next one, and is not begun again.

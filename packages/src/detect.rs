@@ -60,7 +60,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("etc")).unwrap();
         fs::create_dir_all(root.path().join("usr/bin")).unwrap();
-        fs::write(root.path().join("etc/os-release"), os_release).unwrap();
+        if !os_release.is_empty() {
+            fs::write(root.path().join("etc/os-release"), os_release).unwrap();
+        }
+        fs::create_dir_all(root.path().join("usr/lib")).unwrap();
+        fs::write(root.path().join("usr/lib/os-release"), "ID=opensuse-tumbleweed\nID_LIKE=\"opensuse suse\"\n").unwrap();
         for program in programs {
             std::os::unix::fs::symlink("/nowhere", root.path().join("usr/bin").join(program)).unwrap();
         }
@@ -81,6 +85,9 @@ mod tests {
             ("ID=mine\n", &["zypper"], Some(Manager::Zypper)),
             ("ID=debian\n", &["zypper"], Some(Manager::Zypper)),
             ("ID=alpine\n", &[], None),
+            ("ID=ol\nID_LIKE=fedora\n", &["dnf-3", "yum"], Some(Manager::Dnf4)),
+            // the vendor's, where there is no other (os-release(5))
+            ("", &all, Some(Manager::Zypper)),
         ] {
             assert_eq!(detected(os_release, programs), manager, "{os_release}");
         }

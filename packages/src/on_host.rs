@@ -129,13 +129,27 @@ impl Drop for Group {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
     use std::time::Instant;
 
     use super::*;
 
+    /// A host where these scripts, which run in its root, are all the programs.
+    pub(crate) fn scripted(root: &Path, scripts: &[(&str, &str)]) -> OnHost {
+        for (name, script) in scripts {
+            let path = root.join(name);
+            fs::write(&path, format!("#!/bin/sh\ncd {}\n{script}\n", root.display())).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        // env, its variables, then the program
+        let run = r#"shift; while case $1 in *=*) ;; *) false ;; esac; do shift; done; p=$1; shift; exec "$0/$p" "$@""#;
+        OnHost::through(["sh", "-c", run, &root.to_string_lossy()].map(str::to_owned), root)
+    }
+
     fn alive(pid: i32) -> bool {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
         stat.is_ok_and(|s| !s.contains(") Z"))
     }
 
@@ -183,7 +197,7 @@ mod tests {
             }
             before = mark;
         }
-        let grandchild: i32 = std::fs::read_to_string(folder.path().join("pids")).unwrap().trim().parse().unwrap();
+        let grandchild: i32 = fs::read_to_string(folder.path().join("pids")).unwrap().trim().parse().unwrap();
         assert!(alive(grandchild));
         drop(running);
         let began = Instant::now();

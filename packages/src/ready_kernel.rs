@@ -78,9 +78,8 @@ fn patches(text: &str) -> BTreeSet<PatchName> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
+    use crate::on_host::tests::scripted;
 
     #[test]
     fn patches_in_a_text() {
@@ -89,18 +88,6 @@ mod tests {
         insta::assert_snapshot!(found("Loaded patch modules:\nkpatch_cumulative_14_1_r1 [enabled]\n"), @"14-1-r1");
         insta::assert_snapshot!(found("readykernel-patch-30.15-28.1-1.vl7.x86_64 3.10.0-1160.21.1.vz7.174.10"), @"");
         insta::assert_snapshot!(found(""), @"");
-    }
-
-    /// A prefix that runs our scripts in place of the host's programs.
-    fn host(root: &std::path::Path, scripts: &[(&str, &str)]) -> OnHost {
-        for (name, script) in scripts {
-            let path = root.join(name);
-            fs::write(&path, format!("#!/bin/sh\ncd {}\n{script}\n", root.display())).unwrap();
-            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        // env, its variables, then the program
-        let run = r#"shift; while case $1 in *=*) ;; *) false ;; esac; do shift; done; p=$1; shift; exec "$0/$p" "$@""#;
-        OnHost::through(["sh", "-c", run, &root.to_string_lossy()].map(str::to_owned), root)
     }
 
     #[tokio::test]
@@ -116,7 +103,7 @@ mod tests {
                 "case $1 in check-update) cat new; exit 100;; update) echo kpatch_cumulative_123_4_r5 '[enabled]' > loaded;; esac",
             ),
         ];
-        let host = host(root.path(), &scripts);
+        let host = scripted(root.path(), &scripts);
         fs::write(root.path().join("new"), "123-4-r5 is available\n").unwrap();
         let ready = ReadyKernel;
         let patch: PatchName = "123-4-r5".parse().unwrap();

@@ -1,7 +1,7 @@
 //! Whether a host needs a reboot.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use node::{Output, Result};
 use serde::{Deserialize, Serialize};
@@ -29,20 +29,21 @@ pub enum Sentinel {
     Command(Vec<String>),
 }
 
+/// Says that a reboot is needed; and beside it, as Debian has it, which packages ask for it.
+const REQUIRED: &str = "/run/reboot-required";
+/// The same, as zypper has it.
+const NEEDED: &str = "/run/reboot-needed";
+
 /// Asks what the distribution has for it, and the user's sentinel: either may ask for a reboot. What the distribution cannot tell, the
-/// sentinel decides.
+/// sentinel decides. `/run/reboot-required` and `/run/reboot-needed` count on every host: other tools than the distribution's make them
+/// as well.
 ///
 /// # Errors
 /// When nothing can be run on the host.
 pub async fn needs_reboot(host: &OnHost, manager: Option<Manager>, sentinel: Option<&Sentinel>) -> Result<Reboot> {
-    let distribution = match manager {
-        Some(Manager::Apt) => debian(host).await?,
-        Some(Manager::Dnf4) => needs_restarting(&host.run(&["dnf", "-C", "-q", "needs-restarting", "-r"]).await?),
-        Some(Manager::Dnf5) => needs_restarting(&host.run(&["dnf5", "-C", "-q", "needs-restarting"]).await?),
-        Some(Manager::Yum) => needs_restarting(&host.run(&["needs-restarting", "-r"]).await?),
-        Some(Manager::Zypper) => suse(host).await?,
-        Some(Manager::Pacman) => arch(host),
-        None => Reboot::Unknown("the host has no package manager that is known".into()),
+    let distribution = match made(host) {
+        Some(why) => Reboot::Yes(why),
+        None => by_manager(host, manager).await?,
     };
     let sentinel = match sentinel {
         None => return Ok(distribution),
@@ -50,6 +51,18 @@ pub async fn needs_reboot(host: &OnHost, manager: Option<Manager>, sentinel: Opt
         Some(Sentinel::Command(argv)) => by_command(argv, &host.run(argv).await?),
     };
     Ok(both(distribution, sentinel))
+}
+
+async fn by_manager(host: &OnHost, manager: Option<Manager>) -> Result<Reboot> {
+    Ok(match manager {
+        Some(Manager::Apt) => debian(host).await?,
+        Some(Manager::Dnf4) => needs_restarting(&host.run(&["dnf", "-C", "-q", "needs-restarting", "-r"]).await?),
+        Some(Manager::Dnf5) => needs_restarting(&host.run(&["dnf5", "-C", "-q", "needs-restarting"]).await?),
+        Some(Manager::Yum) => needs_restarting(&host.run(&["needs-restarting", "-r"]).await?),
+        Some(Manager::Zypper) => suse(host).await?,
+        Some(Manager::Pacman) => arch(host),
+        None => Reboot::Unknown("the host has no package manager that is known".into()),
+    })
 }
 
 fn both(distribution: Reboot, sentinel: Reboot) -> Reboot {
@@ -60,16 +73,18 @@ fn both(distribution: Reboot, sentinel: Reboot) -> Reboot {
     }
 }
 
-fn file(host: &OnHost, path: &std::path::Path) -> Reboot {
-    match fs::metadata(host.file(path)) {
-        Ok(_) => Reboot::Yes(format!("{} is there", path.display())),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Reboot::No,
-        Err(e) => Reboot::Unknown(format!("{}: {e}", path.display())),
-    }
+fn made(host: &OnHost) -> Option<String> {
+    let path = [REQUIRED, NEEDED].into_iter().find(|path| host.file(path).exists())?;
+    let packages = fs::read_to_string(host.file(format!("{path}.pkgs"))).unwrap_or_default();
+    let mut packages: Vec<&str> = packages.lines().collect();
+    packages.sort_unstable();
+    packages.dedup();
+    let by = if packages.is_empty() { String::new() } else { format!(", by {}", packages.join(", ")) };
+    Some(format!("{path} is there{by}"))
 }
 
 /// Asked on the host: /var/run, where kured has its own, is an absolute link, which leads elsewhere when it is followed from here.
-fn by_path(path: &std::path::Path, out: &Output) -> Reboot {
+fn by_path(path: &Path, out: &Output) -> Reboot {
     match out.code {
         Some(0) => Reboot::Yes(format!("{} is there", path.display())),
         Some(1) => Reboot::No,
@@ -90,7 +105,7 @@ fn by_command(argv: &[String], out: &Output) -> Reboot {
     }
 }
 
-/// Makes `/run/reboot-required`, and names the packages in it that ask for it, where one of these is installed.
+/// Makes `/run/reboot-required` where one of these is installed.
 const NOTIFIERS: [&str; 4] = [
     "/usr/share/update-notifier/notify-reboot-required",
     "/etc/kernel/postinst.d/unattended-upgrades",
@@ -99,14 +114,6 @@ const NOTIFIERS: [&str; 4] = [
 ];
 
 async fn debian(host: &OnHost) -> Result<Reboot> {
-    if file(host, "/run/reboot-required".as_ref()) != Reboot::No {
-        let packages = fs::read_to_string(host.file("/run/reboot-required.pkgs")).unwrap_or_default();
-        let mut packages: Vec<&str> = packages.lines().collect();
-        packages.sort_unstable();
-        packages.dedup();
-        let by = if packages.is_empty() { String::new() } else { format!(", by {}", packages.join(", ")) };
-        return Ok(Reboot::Yes(format!("/run/reboot-required is there{by}")));
-    }
     // 127: env(1) does not find it
     let out = host.run(&["needrestart", "-b", "-k", "-r", "l"]).await?;
     let state = out.stdout.lines().find_map(|line| line.strip_prefix("NEEDRESTART-KSTA:"));
@@ -129,9 +136,6 @@ fn needs_restarting(out: &Output) -> Reboot {
 }
 
 async fn suse(host: &OnHost) -> Result<Reboot> {
-    if file(host, "/run/reboot-needed".as_ref()) != Reboot::No {
-        return Ok(Reboot::Yes("/run/reboot-needed is there".into()));
-    }
     let out = host.run(&["zypper", "--non-interactive", "needs-rebooting"]).await?;
     Ok(match out.code {
         Some(0) => Reboot::No,
@@ -161,6 +165,7 @@ fn modules(host: &OnHost, kernel: &str) -> Reboot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::on_host::tests::scripted;
 
     fn out(code: i32, stdout: &str, stderr: &str) -> Output {
         Output { code: Some(code), stdout: stdout.into(), stderr: stderr.into() }
@@ -214,6 +219,69 @@ mod tests {
             assert!(format!("{found:?}").starts_with(answer), "{code}: {found:?}");
         }
         assert!(matches!(needs_reboot(&host, None, None).await.unwrap(), Reboot::Unknown(_)));
+    }
+
+    #[tokio::test]
+    async fn files_that_ask_for_a_reboot_count_whatever_the_manager() {
+        let managers = [Manager::Apt, Manager::Dnf4, Manager::Dnf5, Manager::Yum, Manager::Zypper, Manager::Pacman];
+        for manager in managers.map(Some).into_iter().chain([None]) {
+            for (name, packages, why) in [
+                ("reboot-required", "linux-image\nlibc6\nlibc6\n", "/run/reboot-required is there, by libc6, linux-image"),
+                ("reboot-needed", "", "/run/reboot-needed is there"),
+            ] {
+                let root = tempfile::tempdir().unwrap();
+                fs::create_dir(root.path().join("run")).unwrap();
+                fs::write(root.path().join("run").join(name), "").unwrap();
+                fs::write(root.path().join("run").join(format!("{name}.pkgs")), packages).unwrap();
+                let host = OnHost::through([], root.path());
+                let no = Sentinel::Command(vec!["false".into()]);
+                assert_eq!(needs_reboot(&host, manager, Some(&no)).await.unwrap(), Reboot::Yes(why.into()), "{manager:?}");
+            }
+        }
+    }
+
+    fn kind(reboot: &Reboot) -> &'static str {
+        match reboot {
+            Reboot::Yes(_) => "yes",
+            Reboot::No => "no",
+            Reboot::Unknown(_) => "unknown",
+        }
+    }
+
+    #[tokio::test]
+    async fn debian_is_asked_by_needrestart_where_nothing_makes_the_file() {
+        for (state, alone, notified) in [
+            // needrestart(1): unknown, none pending, an ABI compatible one pending, a newer one pending
+            ("echo NEEDRESTART-KSTA: 0", "unknown", "no"),
+            ("echo NEEDRESTART-KSTA: 1", "no", "no"),
+            ("echo NEEDRESTART-KSTA: 2", "yes", "yes"),
+            ("echo NEEDRESTART-KSTA: 3", "yes", "yes"),
+            ("exit 127", "unknown", "no"),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            // all that it prints, and only where it asks for what we ask
+            let script = format!(
+                "[ \"$*\" = '-b -k -r l' ] || exit 1; echo NEEDRESTART-VER: 3.6; echo NEEDRESTART-KCUR: 6.1.0-9-amd64; echo \
+                 NEEDRESTART-KEXP: 6.1.0-18-amd64; {state}"
+            );
+            let host = scripted(root.path(), &[("needrestart", &script)]);
+            let ask = async || kind(&needs_reboot(&host, Some(Manager::Apt), None).await.unwrap());
+            assert_eq!(ask().await, alone, "{state}");
+            let notifier = host.file(NOTIFIERS[3]);
+            fs::create_dir_all(notifier.parent().unwrap()).unwrap();
+            fs::write(notifier, "").unwrap();
+            assert_eq!(ask().await, notified, "{state}");
+        }
+    }
+
+    #[tokio::test]
+    async fn zypper_says_so_by_its_exit_code() {
+        for (code, answer) in [(0, "no"), (102, "yes"), (1, "unknown"), (103, "unknown"), (127, "unknown")] {
+            let root = tempfile::tempdir().unwrap();
+            let script = format!("[ \"$*\" = '--non-interactive needs-rebooting' ] || exit 0; exit {code}");
+            let host = scripted(root.path(), &[("zypper", &script)]);
+            assert_eq!(kind(&needs_reboot(&host, Some(Manager::Zypper), None).await.unwrap()), answer, "{code}");
+        }
     }
 
     #[test]

@@ -115,6 +115,8 @@ pub(super) struct Case<'a> {
     pub away: bool,
     /// Services that ran before, and do not now.
     pub amiss: &'a [String],
+    /// Whether what is said to be available may be from before the last installation.
+    pub lags: bool,
 }
 
 /// What to do to the host.
@@ -160,6 +162,13 @@ pub(super) struct Say {
     pub at: Timestamp,
 }
 
+impl Say {
+    /// The same where what comes next could not be done yet: it has not begun.
+    pub(super) fn put_off(self) -> Self {
+        Self { part: None, ..self }
+    }
+}
+
 /// What comes next.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Next {
@@ -187,6 +196,8 @@ pub(super) fn next(case: &Case<'_>) -> Next {
         Phase::Installing => with.installing(),
         Phase::Rebooting => with.rebooting(),
         Phase::Verifying | Phase::Broken => with.verifying(),
+        // or the node would be asked at once for what it has
+        Phase::Releasing if transaction.touched && case.lags => with.runs("looks for updates"),
         Phase::Releasing => with.say(Outcome::Done, None),
     }
 }
@@ -276,9 +287,9 @@ impl<'a> With<'a> {
                 Stand::Runs => self.runs(message),
                 Stand::Ended(End::Done(_)) => self.say(Outcome::Done, None),
                 Stand::Ended(End::Failed(why) | End::Refused(why)) => self.say(Outcome::Failed, Some(why.clone())),
-                Stand::Died => self.say(Outcome::Failed, Some("the download ended in the middle".into())),
-                Stand::NotBegun if self.case.update.unit == Unit::Failed => self.not_started(None),
-                Stand::NotBegun => self.download(message),
+                Stand::NotBegun if self.case.update.unit == Unit::Failed => self.not_started(),
+                // as often as it takes, until the phase's deadline
+                Stand::NotBegun | Stand::Died => self.download(message),
             },
             _ => self.download(message),
         }
@@ -288,9 +299,9 @@ impl<'a> With<'a> {
         self.give(message, Work::Download { packages: self.transaction.packages.iter().cloned().collect() })
     }
 
-    fn not_started(&self, part: Option<Part>) -> Next {
+    fn not_started(&self) -> Next {
         let why = format!("what was to be done could not be started on the host: journalctl -u {}", Seat::Update.unit());
-        told(Outcome::Failed, Some(why), part, self.case.now)
+        self.say(Outcome::Failed, Some(why))
     }
 
     fn handing_over(&self) -> Next {
@@ -353,7 +364,7 @@ impl<'a> With<'a> {
                     }
                     Stand::Ended(End::Failed(why)) => told(Outcome::Failed, Some(why.clone()), part, self.case.now),
                     Stand::Died => told(Outcome::Crashed, Some(self.death(order)), part, self.case.now),
-                    Stand::NotBegun if self.case.update.unit == Unit::Failed => self.not_started(part),
+                    Stand::NotBegun if self.case.update.unit == Unit::Failed => self.not_started(),
                     // nothing was installed: from this part on
                     Stand::NotBegun => self.install_after(if items.part() == Part::Packages { Some(Part::Patches) } else { None }),
                 }
@@ -469,12 +480,16 @@ pub(super) fn installed_at(update: &Held<'_>) -> Option<Timestamp> {
     Some(order.at)
 }
 
-/// Whether the packages of this transaction were not installed, and nothing was changed, since they were refused.
-pub(super) fn refused(transaction: &Transaction, update: &Held<'_>) -> bool {
-    let order = update
-        .stand()
-        .filter(|(order, stand)| order.transaction.as_ref() == Some(&transaction.id) && matches!(stand, Stand::Ended(End::Refused(_))));
-    order.is_some_and(|(order, _)| matches!(order.work, Work::Install { items: Items::Packages(_), .. }))
+/// What of this transaction was not installed, and nothing was changed, since it was refused.
+pub(super) fn refused(transaction: &Transaction, update: &Held<'_>) -> Option<Part> {
+    match update.stand()? {
+        (Order { work: Work::Install { items, .. }, transaction: of, .. }, Stand::Ended(End::Refused(_)))
+            if of.as_ref() == Some(&transaction.id) =>
+        {
+            Some(items.part())
+        }
+        _ => None,
+    }
 }
 
 /// What the last download of this transaction found.

@@ -1,7 +1,7 @@
 //! When to look for updates, and what comes of it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use jiff::{SignedDuration, Timestamp};
@@ -61,12 +61,22 @@ pub(super) struct Print {
 
 impl Print {
     pub(super) fn take(root: &Path, rules: &HostRules) -> Self {
-        let time = |path: &str| std::fs::metadata(root.join(path.trim_start_matches('/'))).and_then(|m| m.modified()).ok();
-        let own = rules.sentinel_file.as_ref().map(HostPath::as_str);
+        let time = |path: &Path| std::fs::metadata(root.join(path)).and_then(|m| m.modified()).ok();
+        let own = rules.sentinel_file.as_ref().map(from_root);
         Self {
-            packages: DATABASES.iter().map(|path| time(path)).collect(),
-            sentinels: SENTINELS.into_iter().chain(own).map(time).collect(),
+            packages: DATABASES.iter().map(|path| time(path.as_ref())).collect(),
+            sentinels: SENTINELS.map(PathBuf::from).into_iter().chain(own).map(|path| time(&path)).collect(),
         }
+    }
+}
+
+/// A file of the host, from its root. /var/run, where kured has its own, is an absolute link to /run, which would be followed to the
+/// agent's.
+fn from_root(path: &HostPath) -> PathBuf {
+    let path = Path::new(path.as_str());
+    match path.strip_prefix("/var/run") {
+        Ok(rest) => Path::new("run").join(rest),
+        Err(_) => path.strip_prefix("/").unwrap_or(path).to_owned(),
     }
 }
 
@@ -93,6 +103,21 @@ pub(super) struct Looks {
     pub failed: bool,
 }
 
+impl Looks {
+    /// Whether what the agent last installed, at `installed`, may still be listed as available: the look that is due after it was not
+    /// begun yet, or what it found was not seen.
+    pub(super) fn lag(&self, installed: Option<Timestamp>) -> bool {
+        let looks = self.last.as_ref().is_some_and(|last| last.listing && !last.taken);
+        looks || self.listed.is_none_or(|(_, before)| is_new(installed, before))
+    }
+}
+
+/// Whether the agent has installed something since it had last done so at `before`. Not by which is later: the clock may have been set
+/// back.
+fn is_new(installed: Option<Timestamp>, before: Option<Timestamp>) -> bool {
+    installed.is_some() && installed != before
+}
+
 /// What there is to say whether a look is due.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked<'a> {
@@ -113,9 +138,7 @@ pub(super) fn due(looks: &Looks, asked: Asked<'_>) -> Option<bool> {
     }
     let (Some(last), Some((listed, before))) = (&looks.last, looks.listed) else { return Some(true) };
     let since = |at: Timestamp| now.duration_since(at).abs();
-    // not by which is later: the clock may have been set back
-    let by_us = installed.is_some() && installed != before;
-    let changed = by_us || (last.print.packages != print.packages && since(last.at) >= CALM);
+    let changed = is_new(installed, before) || (last.print.packages != print.packages && since(last.at) >= CALM);
     if last.check != check || changed || since(listed) >= DAILY || (looks.failed && since(listed) >= HOURLY) {
         return Some(true);
     }
@@ -191,6 +214,36 @@ mod tests {
         let failed = Looks { failed: true, ..looks.clone() };
         assert_eq!(due(&failed, "a", print(1, false), 59), None);
         assert_eq!(due(&failed, "a", print(1, false), 60), Some(true));
+    }
+
+    #[test]
+    fn what_was_installed_may_be_listed_until_a_look_after_it_is_seen() {
+        assert!(Looks::default().lag(None), "an agent that was restarted knows of no look");
+        let last = Begun { at: at(0), check: "a".into(), rules: HostRules::default(), print: print(1, false), listing: true, taken: true };
+        let looks = Looks { last: Some(last.clone()), listed: Some((at(0), None)), failed: false };
+        assert!(!looks.lag(None), "nothing was installed");
+        assert!(looks.lag(Some(at(-5))), "the clock was set back since");
+        let begun = Looks { last: Some(Begun { taken: false, ..last.clone() }), listed: Some((at(1), Some(at(-5)))), ..looks.clone() };
+        assert!(begun.lag(Some(at(-5))));
+        assert!(begun.lag(None), "the reboot was ordered after the installation");
+        assert!(!Looks { last: Some(last.clone()), failed: true, ..begun.clone() }.lag(Some(at(-5))), "one that failed is no better later");
+        let only_reboot = Begun { listing: false, taken: false, ..last };
+        assert!(!Looks { last: Some(only_reboot), ..begun }.lag(Some(at(-5))));
+    }
+
+    #[test]
+    fn a_sentinel_file_is_seen_through_the_hosts_own_link() {
+        let root = tempfile::tempdir().unwrap();
+        for folder in ["run", "var", "srv"] {
+            std::fs::create_dir(root.path().join(folder)).unwrap();
+        }
+        std::os::unix::fs::symlink("/nowhere/run", root.path().join("var/run")).unwrap();
+        for path in ["/var/run/reboot-please", "/run/reboot-me", "/srv/reboot"] {
+            let rules = HostRules { sentinel_file: Some(path.parse().unwrap()), ..HostRules::default() };
+            let before = Print::take(root.path(), &rules);
+            std::fs::write(root.path().join(path.replace("/var/run", "/run").trim_start_matches('/')), "").unwrap();
+            assert_ne!(Print::take(root.path(), &rules).sentinels, before.sentinels, "{path}");
+        }
     }
 
     #[test]

@@ -226,19 +226,24 @@ impl Agent {
             floating,
             away: runner.shelf.away(),
             amiss: &before.as_ref().map(|b| amiss(&b.services, &services)).unwrap_or_default(),
+            lags: self.looks.lag(installed_at(&update)),
         };
         let Next { act, mut say } = next(&case);
         let acts = act.is_some();
         let done = match act {
             // what does not end is told by its silence
-            Some(act @ Act::Stop(_)) => self.act(&runner, transaction, act, &services).await,
-            Some(act) => {
-                let done = self.act(&runner, transaction, act, &services).await;
-                if let Err(e) = &done {
-                    say = transaction.map(|t| self.stuck(t, e));
+            Some(act @ Act::Stop(_)) => self.act(&runner, transaction, act, &services).await.map(drop),
+            Some(act) => match self.act(&runner, transaction, act, &services).await {
+                Ok(true) => Ok(()),
+                Ok(false) => {
+                    say = say.map(Say::put_off);
+                    Ok(())
                 }
-                done
-            }
+                Err(e) => {
+                    say = transaction.map(|t| self.stuck(t, &e));
+                    Err(e)
+                }
+            },
             None => self.look(&runner, object, &look, installed_at(&update)).await,
         };
         match &done {
@@ -260,7 +265,7 @@ impl Agent {
             boot,
         };
         let downloaded = transaction.and_then(|t| downloaded(t, &update));
-        let refused = transaction.is_some_and(|t| refused(t, &update));
+        let refused = transaction.and_then(|t| refused(t, &update));
         let news = News { seen: &seen, listings: self.found.as_ref(), say: say.as_ref(), downloaded, refused };
         let status = due(object, news, now);
         let runs = [update, look].iter().any(|held| matches!(held.stand(), Some((_, Stand::Runs))));
@@ -375,9 +380,10 @@ impl Agent {
         Ok(())
     }
 
-    async fn act(&self, runner: &Runner, transaction: Option<&Transaction>, act: Act, services: &[Service]) -> Result<()> {
+    /// Whether it did it: what disturbs the host waits until the API says that it is still wanted.
+    async fn act(&self, runner: &Runner, transaction: Option<&Transaction>, act: Act, services: &[Service]) -> Result<bool> {
         if act.disturbs() && !self.still(transaction).await {
-            return Ok(());
+            return Ok(false);
         }
         tracing::info!(act = act.word(), transaction = transaction.map(|t| t.id.as_str()), "acts");
         match act {
@@ -390,6 +396,7 @@ impl Agent {
             Act::LetGo => runner.let_go().await,
             Act::TakeBack => runner.take_back().await,
         }
+        .map(|()| true)
     }
 
     /// Whether the API, asked now, still wants what the agent is about to do.

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
-use updates::api::{HISTORY, Listing, NodeUpdate, NodeUpdateStatus, Outcome, Phase, Progress, RebootNeed, Run, Transaction};
+use updates::api::{HISTORY, Listing, NodeUpdate, NodeUpdateStatus, Outcome, Part, Phase, Progress, RebootNeed, Run, Transaction};
 use updates::{BootId, PackageName, PatchName, ServiceName};
 
 use super::decide::Say;
@@ -46,8 +46,8 @@ pub(super) struct News<'a> {
     pub say: Option<&'a Say>,
     /// What the transaction's download found.
     pub downloaded: Option<&'a Yield>,
-    /// Whether none of its packages were installed, since they were refused.
-    pub refused: bool,
+    /// What of it was not installed, since it was refused.
+    pub refused: Option<Part>,
 }
 
 /// How often the agent of this node says so: up to an hour more often than others, so that those that reported at once, as all do
@@ -97,7 +97,7 @@ pub(super) fn due(object: &NodeUpdate, news: News<'_>, now: Timestamp) -> Option
 /// The status where nothing else is known: only what is said about the transaction is new. None when it says that already.
 pub(super) fn said(object: &NodeUpdate, say: &Say, now: Timestamp) -> Option<NodeUpdateStatus> {
     let (before, transaction) = (object.status.as_ref()?, object.spec.transaction.as_ref()?);
-    let progress = progress(transaction, before.progress.as_ref(), Some(say), None, false);
+    let progress = progress(transaction, before.progress.as_ref(), Some(say), None, None);
     (progress != before.progress).then(|| NodeUpdateStatus { progress, reported_at: Time(now), ..before.clone() })
 }
 
@@ -106,13 +106,13 @@ fn progress(
     before: Option<&Progress>,
     say: Option<&Say>,
     downloaded: Option<&Yield>,
-    refused: bool,
+    refused: Option<Part>,
 ) -> Option<Progress> {
     let before = before.filter(|b| b.transaction == transaction.id);
     let Some(say) = say else { return before.cloned() };
     let (left_out, drain_first) = match downloaded {
         Some(Yield::Downloaded { left_out, drain_first }) => (left_out.clone(), *drain_first),
-        _ if refused => (transaction.packages.clone(), transaction.drain_first),
+        _ if refused == Some(Part::Packages) => (transaction.packages.clone(), transaction.drain_first),
         _ => before.map(|b| (b.left_out.clone(), b.drain_first)).unwrap_or_default(),
     };
     let now = Progress {
@@ -123,6 +123,8 @@ fn progress(
         message: say.message.as_deref().map(short),
         part: say.part,
         left_out,
+        // the packages come after them
+        patches_refused: refused == Some(Part::Patches) || before.is_some_and(|b| b.patches_refused),
         drain_first,
     };
     let said = before.filter(|b| {
@@ -180,7 +182,7 @@ mod tests {
     }
 
     fn quiet(seen: &Seen) -> News<'_> {
-        News { seen, listings: None, say: None, downloaded: None, refused: false }
+        News { seen, listings: None, say: None, downloaded: None, refused: None }
     }
 
     fn transaction(phase: Phase) -> Transaction {
@@ -253,12 +255,17 @@ mod tests {
         let running = said(Outcome::Running, 1);
         object.status = due(&object, News { say: Some(&running), ..quiet(&host) }, at(1));
         let progress = object.status.clone().unwrap().progress.unwrap();
-        assert_eq!((progress.phase, progress.left_out, progress.drain_first), (Phase::Installing, left_out, true));
+        assert_eq!((progress.phase, progress.left_out, progress.drain_first), (Phase::Installing, left_out.clone(), true));
         let soon = Say { at: at(1) + SignedDuration::from_secs(59), ..running };
         assert_eq!(due(&object, News { say: Some(&soon), ..quiet(&host) }, at(2)), None);
         let refused = said(Outcome::Done, 1);
-        let all = due(&object, News { say: Some(&refused), refused: true, ..quiet(&host) }, at(2)).unwrap().progress.unwrap().left_out;
-        assert_eq!(all, object.spec.transaction.as_ref().unwrap().packages);
+        let all = due(&object, News { say: Some(&refused), refused: Some(Part::Packages), ..quiet(&host) }, at(2)).unwrap();
+        assert_eq!(all.progress.unwrap().left_out, object.spec.transaction.as_ref().unwrap().packages);
+        object.status = due(&object, News { say: Some(&refused), refused: Some(Part::Patches), ..quiet(&host) }, at(2));
+        object.spec.transaction = Some(transaction(Phase::Verifying));
+        let after = due(&object, News { say: Some(&refused), ..quiet(&host) }, at(2)).unwrap().progress.unwrap();
+        assert!(after.patches_refused && after.left_out == left_out, "{after:?}");
+        object.spec.transaction = Some(transaction(Phase::Installing));
         let later = said(Outcome::Running, 2);
         assert_eq!(due(&object, News { say: Some(&later), ..quiet(&host) }, at(2)).unwrap().progress.unwrap().at.0, at(2));
         object.spec.transaction = None;

@@ -220,12 +220,13 @@ impl Worker {
         }
         let manager = Manager::detect(&self.host)?;
         self.in_order(manager, wanted).await?;
-        let resolved = self.resolve(manager, wanted).await?;
+        let there = manager.installed(&self.host).await?;
+        let resolved = self.resolve(manager, wanted, &there).await?;
         if !resolved.transaction.is_empty() {
             manager.download(&self.host, &resolved.transaction).await?;
         }
         let installs: BTreeSet<_> = resolved.transaction.packages().collect();
-        let left_out = wanted.iter().filter(|p| !installs.contains(p)).cloned().collect();
+        let left_out = left_out(wanted, &installs, &there);
         Ok(Yield::Downloaded { left_out, drain_first: !resolved.transaction.impact().is_empty() })
     }
 
@@ -245,14 +246,14 @@ impl Worker {
             .hint("see dpkg --audit; dpkg --configure -a; apt-get -f install"))
     }
 
-    /// The transaction of as much of `allowed` as needs nothing else; with Arch, of all that is available, or nothing.
-    async fn resolve(&self, manager: Manager, allowed: &BTreeSet<PackageName>) -> Result<Resolved> {
+    /// The transaction of as much of `allowed` as needs nothing else, where `there` is installed; with Arch, of all that is available,
+    /// or nothing.
+    async fn resolve(&self, manager: Manager, allowed: &BTreeSet<PackageName>, there: &BTreeSet<PackageName>) -> Result<Resolved> {
         let left = manager.left_behind(&self.host, allowed).await?;
         if !left.is_empty() {
             tracing::warn!("all is left out: an upgrade without these would be a partial one: {}", left.join(", "));
             return Ok(Resolved::default());
         }
-        let there = manager.installed(&self.host).await?;
         let names: BTreeSet<_> = there.iter().map(PackageName::name).collect();
         // what is new comes along with what needs it
         let wanted = allowed.iter().filter(|p| names.contains(p.name()) && !there.contains(p)).cloned().collect();
@@ -273,7 +274,8 @@ impl Worker {
 
     async fn install_packages(&self, allowed: &BTreeSet<PackageName>, rules: &HostRules) -> Result<Yield> {
         let manager = Manager::detect(&self.host)?;
-        let transaction = self.resolve(manager, allowed).await?.transaction;
+        let there = manager.installed(&self.host).await?;
+        let transaction = self.resolve(manager, allowed, &there).await?.transaction;
         self.begins(Some(transaction.clone()))?;
         if let Err(e) = manager.install(&self.host, &transaction).await {
             if e.kind != Kind::Refused
@@ -297,6 +299,11 @@ impl Worker {
     }
 }
 
+/// What is not on the host when `installs` are. What is `there` already was asked for by a list that is older than its installation.
+fn left_out(wanted: &BTreeSet<PackageName>, installs: &BTreeSet<&PackageName>, there: &BTreeSet<PackageName>) -> Vec<PackageName> {
+    wanted.iter().filter(|p| !installs.contains(p) && !there.contains(p)).cloned().collect()
+}
+
 /// What `dpkg --audit` names: a line for each, which begins with a space and the name.
 fn half_installed(audit: &str) -> impl Iterator<Item = &str> {
     let lines = audit.lines().filter(|line| line.starts_with(' '));
@@ -306,6 +313,13 @@ fn half_installed(audit: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_installed_already_is_not_left_out() {
+        let set = |names: &[&str]| names.iter().map(|n| n.parse().unwrap()).collect::<BTreeSet<PackageName>>();
+        let (wanted, installs, there) = (set(&["bash=5", "vim=9", "zsh=6"]), set(&["bash=5"]), set(&["vim=9", "zsh=5"]));
+        assert_eq!(left_out(&wanted, &installs.iter().collect(), &there), ["zsh=6".parse().unwrap()]);
+    }
 
     #[test]
     fn what_dpkg_names() {

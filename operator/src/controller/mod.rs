@@ -1,4 +1,5 @@
-//! The controller: makes a `NodeUpdate` for each node, gives it a stage, and says in the `UpdateManager` how all nodes stand.
+//! The controller: makes a `NodeUpdate` for each node, gives it a stage, updates the nodes in their turn, and says in the
+//! `UpdateManager` how all of them stand.
 
 mod carry;
 mod follow;

@@ -183,6 +183,10 @@ pub struct Progress {
     /// Packages of the transaction that are not installed, for they need something that is not in it. From `Downloading` on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<PackageName>,
+    /// The live patches of the transaction are not installed, for what installs them would have done anything else by then. From
+    /// `Installing` on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub patches_refused: bool,
     /// Pods must be taken off before it is installed: the packages stop what runs them. From `Downloading` on.
     #[serde(default)]
     pub drain_first: bool,

@@ -385,7 +385,8 @@ impl<'i, 'w> UnderWay<'i, 'w> {
     }
 
     fn is_left_out(&self) -> bool {
-        self.transaction.patches.is_empty() && self.tried().is_empty()
+        let patches = !self.transaction.patches.is_empty() && !self.progress.is_some_and(|p| p.patches_refused);
+        !patches && self.tried().is_empty()
     }
 
     fn said(&self, otherwise: &str) -> String {

@@ -301,6 +301,7 @@ fn host(update: &mut NodeUpdate, now: Timestamp, usual: SignedDuration) -> bool 
         message: None,
         part: None,
         left_out: Vec::new(),
+        patches_refused: false,
         drain_first: false,
     };
     // all the time that it takes is spent where nothing but the time passes

@@ -126,6 +126,7 @@ impl World {
             floating: Floating::None,
             away: false,
             amiss: &[],
+            lags: false,
         })
     }
 
@@ -315,6 +316,7 @@ struct Asked {
     floating: Floating,
     away: bool,
     amiss: Vec<String>,
+    lags: bool,
     gate: Option<(Order, Journal)>,
 }
 
@@ -332,6 +334,7 @@ impl Asked {
             floating: Floating::None,
             away: false,
             amiss: vec![],
+            lags: false,
             gate: None,
         }
     }
@@ -368,6 +371,7 @@ impl Asked {
             floating: self.floating,
             away: self.away,
             amiss: &self.amiss,
+            lags: self.lags,
         })
     }
 
@@ -405,16 +409,30 @@ fn what_waits_to_be_installed_has_not_begun() {
     assert_eq!((asked.said(2).0, part(&asked)), (Outcome::Running, None));
     asked.unit = Unit::Gone;
     assert_eq!(part(&asked), Some(Part::Patches));
+    // nor has it where the API could not be asked whether it is still wanted
+    let say = asked.next(2).say.unwrap();
+    assert_eq!(say.clone().put_off(), Say { part: None, ..say });
 }
 
 #[test]
 fn what_could_not_be_started_has_failed_and_what_failed_says_why() {
     let mut asked = Asked { unit: Unit::Failed, ..Asked::of(Phase::Installing).order(install()) };
-    assert_eq!(asked.said(2).0, Outcome::Failed);
+    let failed = asked.next(2).say.unwrap();
+    assert_eq!((failed.outcome, failed.part), (Outcome::Failed, None), "it has not begun");
     asked.unit = Unit::Gone;
     assert!(matches!(asked.next(2).act, Some(Act::Give { work: Work::Install { .. }, .. })), "killed before it was started");
     let asked = asked.ended(Some(End::Failed("postinst".into())));
     assert_eq!(asked.said(2), (Outcome::Failed, "postinst".into()));
+}
+
+#[test]
+fn a_download_that_died_is_begun_again() {
+    let download = Work::Download { packages: transaction(Phase::Downloading).packages.into_iter().collect() };
+    for (boot, unit) in [(2, Unit::Gone), (1, Unit::Failed)] {
+        let asked = Asked { unit, boot, ..Asked::of(Phase::Downloading).order(download.clone()).ended(None) };
+        let again = Some(Act::Give { seat: Seat::Update, work: download.clone(), patience: None });
+        assert_eq!((asked.next(2).act, asked.said(2).0), (again, Outcome::Running));
+    }
 }
 
 #[test]
@@ -444,13 +462,16 @@ fn what_was_refused_changed_nothing_and_is_left_out() {
     let asked = Asked::of(Phase::Installing).order(install()).ended(no());
     assert_eq!(asked.said(2), (Outcome::Done, "it would also remove bash".into()));
     let held = |asked: &Asked| refused(&asked.transaction, &asked.update());
-    assert!(held(&asked));
-    assert!(!held(&Asked::of(Phase::Installing).order(install()).ended(Some(End::Failed("no".into())))));
+    assert_eq!(held(&asked), Some(Part::Packages));
+    assert_eq!(held(&Asked::of(Phase::Installing).order(install()).ended(Some(End::Failed("no".into())))), None);
     // the packages come after the live patches all the same
     let patches =
         Work::Install { items: Items::Patches(transaction(Phase::Installing).patches.into_iter().collect()), rules: HostRules::default() };
     let asked = Asked::of(Phase::Installing).order(patches).ended(no());
-    assert!(matches!(asked.next(2).act, Some(Act::Give { work: Work::Install { items: Items::Packages(_), .. }, .. })) && !held(&asked));
+    assert!(matches!(asked.next(2).act, Some(Act::Give { work: Work::Install { items: Items::Packages(_), .. }, .. })));
+    assert_eq!(held(&asked), Some(Part::Patches));
+    let asked = Asked { transaction: Transaction { packages: vec![], ..transaction(Phase::Installing) }, ..asked };
+    assert_eq!((asked.next(2).act, asked.said(2)), (None, (Outcome::Done, "it would also remove bash".into())));
 }
 
 #[test]
@@ -524,6 +545,16 @@ fn a_node_is_well_when_its_services_run_and_its_gate_is_open() {
     assert!(asked.next(2).act.is_some(), "what was open in another phase does not count");
     (asked.transaction.phase, asked.boot) = (Phase::Verifying, 2);
     assert!(asked.next(2).act.is_some(), "what was open before the reboot does not count");
+}
+
+#[test]
+fn an_update_is_over_when_what_it_installed_is_not_listed_any_more() {
+    let mut asked = Asked { lags: true, ..Asked::of(Phase::Releasing).order(install()).ended(Some(End::Done(Yield::Nothing {}))) };
+    assert_eq!(asked.said(2).0, Outcome::Done, "nothing was installed");
+    asked.transaction.touched = true;
+    assert_eq!((asked.next(2).act, asked.said(2)), (None, (Outcome::Running, "looks for updates".into())));
+    asked.lags = false;
+    assert_eq!(asked.said(2).0, Outcome::Done);
 }
 
 #[test]

@@ -337,6 +337,20 @@ fn of_live_patches_the_highest_that_is_due_is_installed() {
     "#);
 }
 
+#[test]
+fn refused_live_patches_are_left_out() {
+    let said = |left_out: &[&str], refused: bool| {
+        let left_out: Vec<_> = left_out.iter().map(|name| package(name)).collect();
+        let h1 = host("h1", &json!({})).under_way("Installing", &["a"], &json!({ "patches": ["1-2-r3"], "touched": true }));
+        decided(&json!({}), &[], &[h1.says("Done", &json!({ "leftOut": left_out, "patchesRefused": refused }))]).0
+    };
+    insta::assert_snapshot!([said(&["a"], true), said(&["a"], false), said(&[], true)].join("\n"), @r"
+    h1 goes to Verifying Some(LeftOut)
+    h1 goes to Verifying None
+    h1 goes to Verifying None
+    ");
+}
+
 /// Otherwise the one would suspect what the other clears, again and again, and nothing else would be done.
 #[test]
 fn what_is_gone_or_was_installed_elsewhere_is_suspected_by_nobody() {

@@ -616,6 +616,7 @@ impl Fleet {
             message: None,
             part: None,
             left_out: vec![],
+            patches_refused: false,
             drain_first: false,
         };
         let slow = !peace && dice.one_in(2);
