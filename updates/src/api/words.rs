@@ -150,7 +150,7 @@ words! {
         NotChecked,
         /// The spec changed before anything was touched.
         SpecChanged,
-        /// All that is due needs other packages, which are not.
+        /// All that is due needs other packages, which are not, or the host would not install it.
         LeftOut,
         /// The packages or patches could not be downloaded.
         DownloadFailed,

@@ -258,9 +258,10 @@ impl Surroundings<'_, '_> {
     }
 
     /// Why this server may not be taken down. Of servers never more than one is away, wherever the cluster keeps its data.
-    fn quorum(&self, node: &Node<'_>) -> Option<Reason> {
-        let away = || self.input.nodes.iter().any(|other| other.server && !other.ready && other.name() != node.name());
-        let keeps = || self.input.etcd.keeps(node.name()).or_else(|| away().then_some(Reason::TooManyUnavailable));
+    fn quorum(&self, node: &Node<'_>) -> Option<(Reason, String)> {
+        let away = || self.input.nodes.iter().find(|other| other.server && !other.ready && other.name() != node.name());
+        let said = |other: &Node<'_>| (Reason::TooManyUnavailable, format!("another server is not ready: {}", other.name()));
+        let keeps = || self.input.etcd.keeps(node.name()).or_else(|| away().map(said));
         node.server.then(keeps).flatten()
     }
 }

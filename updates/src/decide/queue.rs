@@ -159,7 +159,7 @@ fn obstacle<'a>(
         }
         Gate::Always => {}
     }
-    match around.alarmed().map(|(reason, _)| reason).or_else(|| around.quorum(node)) {
+    match around.alarmed().or_else(|| around.quorum(node)).map(|(reason, _)| reason) {
         Some(reason) => wait(reason),
         None => Ok(status),
     }

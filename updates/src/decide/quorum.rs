@@ -27,15 +27,17 @@ impl Etcd {
     ///
     /// The others must be a majority of all voters (etcd FAQ, "What is failure tolerance"). One or two voters bear no loss at all:
     /// whoever has no more has agreed to it, but both must be healthy, so that the one that goes comes back to the other.
-    pub(super) fn keeps(&self, node: &str) -> Option<Reason> {
+    pub(super) fn keeps(&self, node: &str) -> Option<(Reason, String)> {
+        let unknown = || Some((Reason::QuorumUnknown, Reason::QuorumUnknown.meaning().to_owned()));
         let voters = match self {
-            Self::Unknown => return Some(Reason::QuorumUnknown),
             Self::Elsewhere => return None,
-            Self::Voters(voters) => voters,
+            Self::Voters(voters) if !voters.is_empty() => voters,
+            Self::Unknown | Self::Voters(_) => return unknown(),
         };
         let needed = if voters.len() < 3 { voters.len().saturating_sub(1) } else { voters.len() / 2 + 1 };
         let others = voters.iter().filter(|v| v.healthy && v.node != node).count();
-        (voters.is_empty() || others < needed).then_some(if voters.is_empty() { Reason::QuorumUnknown } else { Reason::QuorumAtRisk })
+        let message = || format!("of {} members of etcd {others} would be left that are well, and it needs {needed}", voters.len());
+        (others < needed).then(|| (Reason::QuorumAtRisk, message()))
     }
 }
 
@@ -63,9 +65,10 @@ mod tests {
             (vec![ok, ok, ok, down, down], Some(Reason::QuorumAtRisk)),
             (vec![], Some(Reason::QuorumUnknown)),
         ] {
-            assert_eq!(etcd(&voters).keeps("h0"), h0, "{voters:?}");
+            assert_eq!(etcd(&voters).keeps("h0").map(|(reason, _)| reason), h0, "{voters:?}");
         }
-        assert_eq!(Etcd::Unknown.keeps("h0"), Some(Reason::QuorumUnknown));
+        assert_eq!(etcd(&[ok, ok, down]).keeps("h0").unwrap().1, "of 3 members of etcd 1 would be left that are well, and it needs 2");
+        assert_eq!(Etcd::Unknown.keeps("h0").unwrap().0, Reason::QuorumUnknown);
         assert_eq!(Etcd::Elsewhere.keeps("h0"), None);
     }
 }

@@ -162,7 +162,7 @@ impl<'i, 'w> UnderWay<'i, 'w> {
         if let Some((reason, message)) = self.around.alarmed() {
             return self.give_back(reason, &message);
         }
-        if let Some((reason, message)) = self.quorum() {
+        if let Some((reason, message)) = self.around.quorum(self.node) {
             return self.give_back(reason, &message);
         }
         if t.packages.is_empty() && t.patches.is_empty() { self.clear_the_node(t.clone()) } else { self.to(t.clone(), Phase::Downloading) }
@@ -172,6 +172,10 @@ impl<'i, 'w> UnderWay<'i, 'w> {
         match self.outcome() {
             Outcome::Done if self.is_left_out() => self.give_back(Reason::LeftOut, &self.said(LEFT_OUT)),
             Outcome::Done => {
+                // the download may have taken an hour
+                if let Some((reason, message)) = self.around.alarmed() {
+                    return self.give_back(reason, &message);
+                }
                 let drain_first = self.transaction.drain_first || self.progress.is_some_and(|p| p.drain_first);
                 let transaction = Transaction { drain_first, ..self.transaction.clone() };
                 if drain_first { self.clear_the_node(transaction) } else { self.disturb(transaction, Phase::Installing) }
@@ -225,10 +229,12 @@ impl<'i, 'w> UnderWay<'i, 'w> {
             Outcome::Failed => self.fail(Reason::InstallFailed, &self.said("the installation failed"), Phase::Verifying),
             Outcome::Crashed => self.fail(Reason::Crashed, &self.said("the host crashed during the installation"), Phase::Verifying),
             Outcome::Running if !self.is_silent() => self.wait(),
-            Outcome::Running if !self.has_begun() => self.fail(Reason::Hung, "the agent did not begin to install", Phase::Broken),
-            Outcome::Running if self.node.ready => self.fail(Reason::Hung, "no sign of progress during the installation", Phase::Broken),
             // only the host can say what came of it
-            Outcome::Running => self.fail(Reason::NodeNotReady, "the node was lost during the installation", Phase::Broken),
+            Outcome::Running if !self.node.ready => {
+                self.fail(Reason::NodeNotReady, "the node was lost during the installation", Phase::Broken)
+            }
+            Outcome::Running if self.has_begun() => self.fail(Reason::Hung, "no sign of progress during the installation", Phase::Broken),
+            Outcome::Running => self.fail(Reason::Hung, "the agent did not begin to install", Phase::Broken),
         }
     }
 
@@ -293,7 +299,7 @@ impl<'i, 'w> UnderWay<'i, 'w> {
     /// Into a phase that takes something from the cluster. What keeps it from that may pass until the deadline.
     fn disturb(&self, transaction: Transaction, phase: Phase) -> Next {
         let unlocked = || (!self.is_locked()).then(|| (Reason::TooManyUnavailable, "its lease is gone".into()));
-        if let Some((reason, message)) = unlocked().or_else(|| self.quorum()) {
+        if let Some((reason, message)) = unlocked().or_else(|| self.around.quorum(self.node)) {
             return if self.is_late() {
                 self.give_back(reason, &message)
             } else {
@@ -400,12 +406,6 @@ impl<'i, 'w> UnderWay<'i, 'w> {
 
     fn stage(&self) -> Stage {
         self.node.spec().map_or(Stage::Stable, |spec| spec.stage)
-    }
-
-    fn quorum(&self) -> Option<(Reason, String)> {
-        let reason = self.around.quorum(self.node)?;
-        let message = reason.meaning().to_owned();
-        Some((reason, message))
     }
 
     /// Why what has touched nothing yet does not go on.

@@ -195,7 +195,7 @@ impl Carry {
         let phase = |name: &str| transaction_of(cluster, name).map(|t| t.phase);
         let starts = |next: &Next| matches!(next, Next::Act(Action::Start { .. }));
         // what is under way is not stopped by alerts: they are asked for where it has done nothing yet, and at its end
-        let heeds = |name: &str| matches!(phase(name), Some(Phase::Checking | Phase::Verifying | Phase::Broken));
+        let heeds = |name: &str| matches!(phase(name), Some(Phase::Checking | Phase::Downloading | Phase::Verifying | Phase::Broken));
         let heeded = without.nodes.iter().any(|(name, next)| starts(next) || heeds(name));
         let rules = spec.and_then(|s| s.blocking_alerts.as_ref()).filter(|_| heeded);
         let moves = |name: &str, next: &Next| starts(next) || phase(name).is_some_and(|phase| phase != Phase::Releasing);

@@ -78,6 +78,10 @@ fn suspects(node: &str, packages: &[&str]) -> Vec<Suspects> {
 
 /// What is decided, in words; and the suspects after it.
 fn decided(spec: &Value, suspects: &[Suspects], hosts: &[Host]) -> (String, Vec<Suspects>) {
+    decided_during(&Alerts::Quiet, spec, suspects, hosts)
+}
+
+fn decided_during(alerts: &Alerts, spec: &Value, suspects: &[Suspects], hosts: &[Host]) -> (String, Vec<Suspects>) {
     let spec: UpdateManagerSpec = serde_json::from_value(spec.clone()).unwrap();
     let labels = BTreeMap::new();
     let nodes = hosts.iter().map(|h| Node {
@@ -92,8 +96,8 @@ fn decided(spec: &Value, suspects: &[Suspects], hosts: &[Host]) -> (String, Vec<
     });
     let nodes: Vec<_> = nodes.collect();
     let locks: Vec<_> = hosts.iter().filter(|h| h.locked).zip(0..).map(|(h, slot)| Lock { slot, node: h.name, uid: "u" }).collect();
-    let (etcd, alerts) = (Etcd::Elsewhere, Alerts::Quiet);
-    let decision = decide(&Input { spec: Some(&spec), suspects, nodes: &nodes, locks: &locks, etcd: &etcd, alerts: &alerts }, now());
+    let etcd = Etcd::Elsewhere;
+    let decision = decide(&Input { spec: Some(&spec), suspects, nodes: &nodes, locks: &locks, etcd: &etcd, alerts }, now());
     let next = |next: &Next| match next {
         Next::Act(action) => short(action),
         Next::Wait(wait) => wait.reason.to_string(),
@@ -116,6 +120,21 @@ fn names(suspects: &Suspects) -> String {
 
 fn bisect() -> Value {
     json!({ "crashBisect": true })
+}
+
+#[test]
+fn an_alert_that_fires_during_the_download_leaves_the_node_untouched() {
+    let spec = json!({ "blockingAlerts": { "prometheusUrl": "http://prometheus:9090" } });
+    let firing = Alerts::Firing(vec!["Smoke".into()]);
+    let said = |phase: &str, touched: bool| {
+        let h1 = host("h1", &lacks(&["a"])).under_way(phase, &["a"], &json!({ "touched": touched })).says("Done", &json!({}));
+        decided_during(&firing, &spec, &[], &[h1]).0
+    };
+    let all = [said("Downloading", false), said("Installing", true)];
+    insta::assert_snapshot!(all.join("\n"), @r"
+    h1 goes to Releasing Some(AlertsFiring)
+    h1 goes to Verifying None
+    ");
 }
 
 #[test]
@@ -230,7 +249,7 @@ fn silence_bans_only_what_was_begun_on_a_node_that_is_there() {
     h1 Updating
     h1 goes to Broken Some(Hung)
     h1 goes to Broken Some(NodeNotReady)
-    h1 goes to Broken Some(Hung)
+    h1 goes to Broken Some(NodeNotReady)
     "#);
     // it is back, and says itself what came of it
     let failure = json!({ "touched": true, "failure": { "reason": "NodeNotReady", "message": "lost", "at": "2026-11-21T11:30:00Z" } });
