@@ -110,14 +110,16 @@ pub fn crashed(suspects: &[Suspects], node: &str, packages: &[PackageName], bann
     verdict
 }
 
-/// `trial` needs others on `node`: those that were not tried yet come first. Asked again with its own answer, it answers the same,
-/// as does [`failed`].
-pub fn left_out(suspects: &[Suspects], node: &str, trial: &[PackageName]) -> Vec<Suspects> {
+/// `trial` needs others on `node`: those that were not tried yet come first. `keeps`: whether the node of a group tries some of it,
+/// too; or else two would take it from each other again and again. Asked again with its own answer, it answers the same, as does
+/// [`failed`].
+pub fn left_out(suspects: &[Suspects], node: &str, trial: &[PackageName], keeps: impl Fn(&Suspects) -> bool) -> Vec<Suspects> {
     let mut suspects = suspects.to_vec();
     for group in &mut suspects {
+        let keeps = keeps(group);
         let stuck = group.packages.split_off(group.fresh());
         let (more, mut packages): (Vec<_>, Vec<_>) = group.packages.drain(..).partition(|p| trial.contains(p));
-        if more.iter().chain(&stuck).any(|p| trial.contains(p)) {
+        if !more.is_empty() || (!keeps && stuck.iter().any(|p| trial.contains(p))) {
             node.clone_into(&mut group.node);
         }
         group.stuck = group.stuck.saturating_add(u32::try_from(more.len()).unwrap_or(u32::MAX));
@@ -201,7 +203,7 @@ mod tests {
                     crashed(suspects, "n", &can, |p| banned.contains(p))
                 } else {
                     let suspects = match () {
-                        () if can.is_empty() => left_out(suspects, "n", &cannot),
+                        () if can.is_empty() => left_out(suspects, "n", &cannot, |_| false),
                         () if can.iter().any(|p| fail.contains(p)) => failed(suspects, "n", &can),
                         () => cleared(suspects, |p| can.contains(p)),
                     };
@@ -257,8 +259,8 @@ mod tests {
         /// One that needs another that is suspected: only with that it can be tried, and each of both may be it.
         #[test]
         fn what_is_tried_with_others_is_suspected_with_them(others in 1usize..8) {
-            let stuck = left_out(&crashed(&[], "n", &[package(0), package(9)], |_| false).suspects, "n", &[package(9)]);
-            let stuck = left_out(&stuck, "n", &[package(0)]);
+            let stuck = left_out(&crashed(&[], "n", &[package(0), package(9)], |_| false).suspects, "n", &[package(9)], |_| false);
+            let stuck = left_out(&stuck, "n", &[package(0)], |_| false);
             let mixed: Vec<_> = (0..=others).map(package).collect();
             let once = crashed(&stuck, "m", &mixed, |_| false);
             let all: Vec<_> = once.suspects.iter().map(|s| (s.packages.clone(), s.stuck)).collect();

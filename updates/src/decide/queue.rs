@@ -10,7 +10,7 @@ use super::stages::{self, FailedStage};
 use super::{Action, Next, Node, Slots, Surroundings, Wait, estimate, retry, trials, way};
 use crate::api::{NodeUpdateStatus, Phase, Reason};
 use crate::judge::{SILENT_AFTER, held_by};
-use crate::{Gate, PackageName, Stage};
+use crate::{Gate, PackageName, Stage, Suspects};
 
 /// A request for an update now is good for so long.
 const REQUEST: SignedDuration = SignedDuration::from_hours(1);
@@ -165,18 +165,20 @@ fn obstacle<'a>(
     }
 }
 
-/// How many may start.
-struct Turns {
+/// Who may start beside those that are under way.
+struct Turns<'i> {
     /// Places that nobody has.
     free: usize,
     /// Whether nodes that are not ready have the places that those under way leave.
     crowded: bool,
     /// Whether a server is under way.
     server: bool,
+    /// What is tried, on each node that tries something.
+    tried: Vec<&'i [PackageName]>,
 }
 
-impl Turns {
-    fn new<'a>(around: &Surroundings<'a, '_>, under_way: &BTreeMap<&'a str, Next>) -> Self {
+impl<'i> Turns<'i> {
+    fn new<'a: 'i>(around: &Surroundings<'a, 'i>, under_way: &BTreeMap<&'a str, Next>) -> Self {
         let nodes = around.input.nodes;
         let busy = |node: &&Node<'_>| under_way.contains_key(node.name()) || around.slots.contains_key(node.name());
         let allowed = around.spec.max_unavailable.of(nodes.len());
@@ -186,13 +188,22 @@ impl Turns {
             free: allowed.saturating_sub(taken + away),
             crowded: taken < allowed && taken + away >= allowed,
             server: nodes.iter().filter(busy).any(|node| node.server),
+            tried: nodes.iter().filter_map(Node::transaction).filter(|t| t.trial).map(|t| t.packages.as_slice()).collect(),
         }
+    }
+
+    /// Whether another node tries some of what a candidate would try, or of what is suspected with it: a crash must be one node's.
+    fn is_tried(&self, candidate: &Candidate<'_, '_>, suspects: &[Suspects]) -> bool {
+        let Some(trial) = candidate.trial else { return false };
+        let groups: Vec<_> = suspects.iter().filter(|group| group.share_any(trial)).collect();
+        let same = |other: &[PackageName]| trial.iter().any(|p| other.contains(p)) || groups.iter().any(|group| group.share_any(other));
+        self.tried.iter().any(|other| same(other))
     }
 
     /// What comes next for each candidate; they come in their order.
     fn take<'a>(
         &mut self,
-        candidates: &[Candidate<'a, '_>],
+        candidates: &[Candidate<'a, 'i>],
         starts: bool,
         around: &Surroundings<'a, '_>,
         slots: &mut Slots,
@@ -217,10 +228,11 @@ impl Turns {
                 _ => turn,
             };
             let Some(candidate) = candidates.get(turn) else { continue };
-            if started.contains(&turn) || (candidate.node.server && self.server) {
+            if started.contains(&turn) || (candidate.node.server && self.server) || self.is_tried(candidate, around.input.suspects) {
                 continue;
             }
             self.server |= candidate.node.server;
+            self.tried.extend(candidate.trial);
             started.insert(turn);
         }
         let mut place = 0;
@@ -236,6 +248,7 @@ impl Turns {
                 let reason = match () {
                     () if self.crowded => Reason::TooManyUnavailable,
                     () if passed_over == Some(turn) => Reason::HasFloatingAddress,
+                    () if self.is_tried(candidate, around.input.suspects) => Reason::Suspected,
                     () => Reason::WaitingForTurn,
                 };
                 Next::Wait(Wait { place: Some(place), ..Wait::on(reason) })
