@@ -12,7 +12,8 @@ pub struct Suspects {
     pub node: String,
     /// One of them, or none.
     pub packages: Vec<PackageName>,
-    /// So many of the last of them were tried without the others in vain: they need others, or fail.
+    /// So many of the last of them were tried without the others in vain: they need others, or fail. One more than there are: so
+    /// were all of them together.
     #[serde(default)]
     pub stuck: u32,
 }
@@ -49,6 +50,15 @@ impl Suspects {
     /// Those that were tried without the others in vain.
     pub(crate) fn in_vain(&self) -> &[PackageName] {
         self.packages.get(self.fresh()..).unwrap_or_default()
+    }
+
+    /// Whether this would be the first time that all of them are tried together, after each was without the others.
+    pub(crate) fn is_first_together(&self, trial: &[PackageName]) -> bool {
+        trial.len() > 1 && trial.len() == self.packages.len() && self.stuck == self.count()
+    }
+
+    fn count(&self) -> u32 {
+        u32::try_from(self.packages.len()).unwrap_or(u32::MAX)
     }
 
     /// So many of the first of them may be told apart yet.
@@ -125,6 +135,9 @@ pub fn left_out(suspects: &[Suspects], node: &str, trial: &[PackageName], keeps:
         group.stuck = group.stuck.saturating_add(u32::try_from(more.len()).unwrap_or(u32::MAX));
         packages.extend(stuck.into_iter().chain(more));
         group.packages = packages;
+        if group.packages.len() > 1 && group.packages.iter().all(|p| trial.contains(p)) {
+            group.stuck = group.count().saturating_add(1);
+        }
     }
     suspects
 }

@@ -1,7 +1,7 @@
 //! Who starts, and why the others do not.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -61,14 +61,20 @@ pub(super) fn queue<'a>(around: &Surroundings<'a, '_>, under_way: &BTreeMap<&'a 
             status.map(|status| due::standing(status, stage(node), trial(node), around.rules))
         })
         .collect();
-    let needs = |standing: &Option<Standing>| match standing {
+    // what was tried in vain waits for others, maybe for ever, and is installed nowhere
+    let in_vain: HashSet<_> = around.input.suspects.iter().flat_map(Suspects::in_vain).collect();
+    let undecided = |node: &Node<'_>| {
+        let all = due::found(node.status().and_then(|s| s.packages.as_ref()));
+        all.iter().any(|item| around.rules.suspects(&item.name) && !in_vain.contains(&item.name))
+    };
+    let needs = |node: &Node<'_>, standing: &Option<Standing>| match standing {
         None | Some(Standing::Due | Standing::Reboot) => true,
-        Some(Standing::NotYet(wait)) => wait.reason == Reason::Suspected,
+        Some(Standing::NotYet(wait)) => wait.reason == Reason::Suspected && undecided(node),
         Some(Standing::Current) => false,
     };
     let harmed = nodes.iter().zip(&standings).filter_map(|(node, standing)| {
         let spec = node.spec()?;
-        Some((spec.stage, stages::is_harmed(spec, needs(standing))))
+        Some((spec.stage, stages::is_harmed(spec, || needs(node, standing))))
     });
     let failed = stages::failed(around, harmed);
     let fleet = around.spec.fit_window.then(|| estimate::of_fleet(nodes));

@@ -44,10 +44,19 @@ proptest! {
     }
 }
 
-/// In it two nodes tried the same suspect once.
+/// Two nodes tried the same suspect; a trial and a failed stage waited for each other; the same packages crashed again and again; a
+/// stage failed for what could not be installed any more.
 #[test]
-fn a_life_that_went_wrong_once() {
-    live(4_032_836_388_759_471_133, Kind { bisect: true, manual: true });
+fn lives_that_went_wrong_once() {
+    for (seed, manual) in [
+        (4_032_836_388_759_471_133, true),
+        (11_449_645_106_103_129_404, true),
+        (18_217_589_763_271_503_680, true),
+        (9_729_014_653_006_279_843, false),
+        (6_181_534_882_423_137_818, false),
+    ] {
+        live(seed, Kind { bisect: true, manual });
+    }
 }
 
 /// Many more lives than a test has time for, of each kind: `LIVES=0..250 cargo test --config profile.dev.package.updates.opt-level=2 -p

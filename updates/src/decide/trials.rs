@@ -56,14 +56,16 @@ fn in_turn(group: &Suspects, part: Vec<PackageName>, node: &Node<'_>, around: &S
     if due::may_reboot(status, rules) {
         return None;
     }
+    let left_out = due::was_left_out(node);
     match due::standing(status, spec.stage, None, rules) {
+        Standing::Due if !left_out => None,
+        // first by themselves: a crash puts all that they are tried with under suspicion
+        _ if !left_out || group.is_first_together(&part) => Some(part),
         // where that was left out, too, they may need each other
-        Standing::Due if due::was_left_out(node) => Some(part.into_iter().chain(due::packages(status, spec.stage, rules)).collect()),
-        Standing::Due => None,
-        _ if due::was_left_out(node) => {
+        Standing::Due => Some(part.into_iter().chain(due::packages(status, spec.stage, rules)).collect()),
+        _ => {
             let stuck = suspects.iter().filter(|other| *other != group).flat_map(Suspects::in_vain).filter(|p| there(p));
             Some(part.into_iter().chain(stuck.cloned()).collect())
         }
-        _ => Some(part),
     }
 }

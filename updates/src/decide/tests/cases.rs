@@ -460,3 +460,60 @@ fn of_two_that_tried_in_vain_what_is_suspected_together_one_has_the_next_trial()
     h1 goes to Releasing Some(LeftOut); h2 goes to Releasing Some(LeftOut); h3 Suspected
     "#);
 }
+
+/// Or else the stage would wait for the trial, the trial for what else is due on its node or for what is banned, and that for the stage.
+#[test]
+fn what_can_be_tried_no_further_is_no_failure_of_a_stage() {
+    let harmed = |name, lacks: &Value| {
+        let mut h = host(name, lacks);
+        let failure = json!({ "reason": "Crashed", "message": "it did", "at": "2026-11-21T04:00:00Z" });
+        h.update.spec.retry =
+            serde_json::from_value(json!({ "failure": failure, "notBefore": "2026-11-21T16:00:00Z", "times": 1 })).unwrap();
+        h
+    };
+    let slow = |mut h: Host| {
+        h.update.spec.stage = crate::Stage::Slow;
+        h
+    };
+    let spec = json!({ "crashBisect": true, "stageDelays": { "slow": 1 } });
+    let said = |more: &[&str], suspects: &[Suspects]| {
+        decided(&spec, suspects, &[slow(host("h1", &lacks(&["a", "y"]))), harmed("h2", &lacks(more))]).0
+    };
+    let [fresh, in_vain] = [suspects("h2", &["y"]), vec![stuck("h1", &["y"])]];
+    let all = [said(&["y"], &fresh), said(&["y"], &in_vain), said(&["a", "y"], &in_vain)];
+    insta::assert_snapshot!(all.join("\n"), @r#"
+    h1 StageFailed; h2 RetryLater
+    h1 starts in 0: ["a-1-1.noarch"]; h2 Suspected
+    h1 StageFailed; h2 RetryLater
+    "#);
+}
+
+/// Or else all would be suspected together after the crash, and told apart anew, with crashes for ever.
+#[test]
+fn those_that_need_each_other_are_tried_by_themselves_before_others_join_them() {
+    let spec = bisect();
+    let h1 = |due: &[&str]| {
+        let mut h = host("h1", &lacks(due));
+        let failure = json!({ "reason": "LeftOut", "message": "it needs others", "at": "2026-11-21T04:00:00Z" });
+        h.update.spec.retry =
+            serde_json::from_value(json!({ "failure": failure, "notBefore": "2026-11-21T08:00:00Z", "times": 1 })).unwrap();
+        h
+    };
+    let alone = vec![stuck("h1", &["y", "z"])];
+    let left_out = json!({ "leftOut": [package("y"), package("z")] });
+    let tried = h1(&["a", "y", "z"]).under_way("Downloading", &["y", "z"], &json!({ "trial": true })).says("Done", &left_out);
+    let (learnt, together) = decided(&spec, &alone, &[tried]);
+    let said = [
+        decided(&spec, &alone, &[h1(&["a", "y", "z"])]).0,
+        learnt,
+        decided(&spec, &together, &[h1(&["a", "y", "z"])]).0,
+        // only one of them is there
+        decided(&spec, &alone, &[h1(&["a", "y"]), host("h2", &lacks(&["z"]))]).0,
+    ];
+    insta::assert_snapshot!(said.join("\n"), @r#"
+    h1 starts in 0: ["y-1-1.noarch", "z-1-1.noarch"] on trial
+    h1 Updating; learns: bans [], suspects ["h1 y z (3 stuck)"]
+    h1 starts in 0: ["y-1-1.noarch", "z-1-1.noarch", "a-1-1.noarch"] on trial
+    h1 starts in 0: ["y-1-1.noarch", "a-1-1.noarch"] on trial; h2 Suspected
+    "#);
+}
