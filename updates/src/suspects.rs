@@ -12,7 +12,8 @@ pub struct Suspects {
     pub node: String,
     /// One of them, or none.
     pub packages: Vec<PackageName>,
-    /// So many of the last of them were tried without the others in vain: they need others, or fail.
+    /// So many of the last of them were tried without the others in vain: they need others, or fail. One more than there are: so
+    /// were all of them together.
     #[serde(default)]
     pub stuck: u32,
 }
@@ -49,6 +50,15 @@ impl Suspects {
     /// Those that were tried without the others in vain.
     pub(crate) fn in_vain(&self) -> &[PackageName] {
         self.packages.get(self.fresh()..).unwrap_or_default()
+    }
+
+    /// Whether this would be the first time that all of them are tried together, after each was without the others.
+    pub(crate) fn is_first_together(&self, trial: &[PackageName]) -> bool {
+        trial.len() > 1 && trial.len() == self.packages.len() && self.stuck == self.count()
+    }
+
+    fn count(&self) -> u32 {
+        u32::try_from(self.packages.len()).unwrap_or(u32::MAX)
     }
 
     /// So many of the first of them may be told apart yet.
@@ -110,19 +120,24 @@ pub fn crashed(suspects: &[Suspects], node: &str, packages: &[PackageName], bann
     verdict
 }
 
-/// `trial` needs others on `node`: those that were not tried yet come first. Asked again with its own answer, it answers the same,
-/// as does [`failed`].
-pub fn left_out(suspects: &[Suspects], node: &str, trial: &[PackageName]) -> Vec<Suspects> {
+/// `trial` needs others on `node`: those that were not tried yet come first. `keeps`: whether the node of a group tries some of it,
+/// too; or else two would take it from each other again and again. Asked again with its own answer, it answers the same, as does
+/// [`failed`].
+pub fn left_out(suspects: &[Suspects], node: &str, trial: &[PackageName], keeps: impl Fn(&Suspects) -> bool) -> Vec<Suspects> {
     let mut suspects = suspects.to_vec();
     for group in &mut suspects {
+        let keeps = keeps(group);
         let stuck = group.packages.split_off(group.fresh());
         let (more, mut packages): (Vec<_>, Vec<_>) = group.packages.drain(..).partition(|p| trial.contains(p));
-        if more.iter().chain(&stuck).any(|p| trial.contains(p)) {
+        if !more.is_empty() || (!keeps && stuck.iter().any(|p| trial.contains(p))) {
             node.clone_into(&mut group.node);
         }
         group.stuck = group.stuck.saturating_add(u32::try_from(more.len()).unwrap_or(u32::MAX));
         packages.extend(stuck.into_iter().chain(more));
         group.packages = packages;
+        if group.packages.len() > 1 && group.packages.iter().all(|p| trial.contains(p)) {
+            group.stuck = group.count().saturating_add(1);
+        }
     }
     suspects
 }
@@ -201,7 +216,7 @@ mod tests {
                     crashed(suspects, "n", &can, |p| banned.contains(p))
                 } else {
                     let suspects = match () {
-                        () if can.is_empty() => left_out(suspects, "n", &cannot),
+                        () if can.is_empty() => left_out(suspects, "n", &cannot, |_| false),
                         () if can.iter().any(|p| fail.contains(p)) => failed(suspects, "n", &can),
                         () => cleared(suspects, |p| can.contains(p)),
                     };
@@ -257,8 +272,8 @@ mod tests {
         /// One that needs another that is suspected: only with that it can be tried, and each of both may be it.
         #[test]
         fn what_is_tried_with_others_is_suspected_with_them(others in 1usize..8) {
-            let stuck = left_out(&crashed(&[], "n", &[package(0), package(9)], |_| false).suspects, "n", &[package(9)]);
-            let stuck = left_out(&stuck, "n", &[package(0)]);
+            let stuck = left_out(&crashed(&[], "n", &[package(0), package(9)], |_| false).suspects, "n", &[package(9)], |_| false);
+            let stuck = left_out(&stuck, "n", &[package(0)], |_| false);
             let mixed: Vec<_> = (0..=others).map(package).collect();
             let once = crashed(&stuck, "m", &mixed, |_| false);
             let all: Vec<_> = once.suspects.iter().map(|s| (s.packages.clone(), s.stuck)).collect();

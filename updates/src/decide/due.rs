@@ -69,7 +69,9 @@ pub(super) fn standing(status: &NodeUpdateStatus, stage: Stage, trial: Option<&[
     }
     let failed = |error: Option<&String>| error.is_some();
     let reason = match why {
-        Some(May::Young(until)) => return Standing::NotYet(Wait { until: Some(until), ..Wait::on(Reason::TooYoung) }),
+        Some(May::Young(since)) => {
+            return Standing::NotYet(Wait { until: Some(rules.due(stage, since)), ..Wait::on(Reason::TooYoung) });
+        }
         Some(May::NotApproved) => Reason::NotApproved,
         Some(May::Suspected) => Reason::Suspected,
         Some(May::Banned) => Reason::Banned,
@@ -150,7 +152,7 @@ pub(super) fn objection(
     let changed = |item: &dyn std::fmt::Display, may: May| {
         let is = match may {
             May::Yes => return None,
-            May::Young(until) => format!("is due only at {until}"),
+            May::Young(since) => format!("is due only at {}", rules.due(stage, since)),
             May::NotApproved => "is not approved any more".into(),
             May::Suspected => "is suspected of a crash".into(),
             May::Banned => "is banned".into(),

@@ -1,7 +1,7 @@
 //! Who starts, and why the others do not.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -10,7 +10,7 @@ use super::stages::{self, FailedStage};
 use super::{Action, Next, Node, Slots, Surroundings, Wait, estimate, retry, trials, way};
 use crate::api::{NodeUpdateStatus, Phase, Reason};
 use crate::judge::{SILENT_AFTER, held_by};
-use crate::{Gate, PackageName, Stage};
+use crate::{Gate, PackageName, Stage, Suspects};
 
 /// A request for an update now is good for so long.
 const REQUEST: SignedDuration = SignedDuration::from_hours(1);
@@ -61,14 +61,20 @@ pub(super) fn queue<'a>(around: &Surroundings<'a, '_>, under_way: &BTreeMap<&'a 
             status.map(|status| due::standing(status, stage(node), trial(node), around.rules))
         })
         .collect();
-    let needs = |standing: &Option<Standing>| match standing {
+    // what was tried in vain waits for others, maybe for ever, and is installed nowhere
+    let in_vain: HashSet<_> = around.input.suspects.iter().flat_map(Suspects::in_vain).collect();
+    let undecided = |node: &Node<'_>| {
+        let all = due::found(node.status().and_then(|s| s.packages.as_ref()));
+        all.iter().any(|item| around.rules.suspects(&item.name) && !in_vain.contains(&item.name))
+    };
+    let needs = |node: &Node<'_>, standing: &Option<Standing>| match standing {
         None | Some(Standing::Due | Standing::Reboot) => true,
-        Some(Standing::NotYet(wait)) => wait.reason == Reason::Suspected,
+        Some(Standing::NotYet(wait)) => wait.reason == Reason::Suspected && undecided(node),
         Some(Standing::Current) => false,
     };
     let harmed = nodes.iter().zip(&standings).filter_map(|(node, standing)| {
         let spec = node.spec()?;
-        Some((spec.stage, stages::is_harmed(spec, needs(standing))))
+        Some((spec.stage, stages::is_harmed(spec, || needs(node, standing))))
     });
     let failed = stages::failed(around, harmed);
     let fleet = around.spec.fit_window.then(|| estimate::of_fleet(nodes));
@@ -165,18 +171,20 @@ fn obstacle<'a>(
     }
 }
 
-/// How many may start.
-struct Turns {
+/// Who may start beside those that are under way.
+struct Turns<'i> {
     /// Places that nobody has.
     free: usize,
     /// Whether nodes that are not ready have the places that those under way leave.
     crowded: bool,
     /// Whether a server is under way.
     server: bool,
+    /// What is tried, on each node that tries something.
+    tried: Vec<&'i [PackageName]>,
 }
 
-impl Turns {
-    fn new<'a>(around: &Surroundings<'a, '_>, under_way: &BTreeMap<&'a str, Next>) -> Self {
+impl<'i> Turns<'i> {
+    fn new<'a: 'i>(around: &Surroundings<'a, 'i>, under_way: &BTreeMap<&'a str, Next>) -> Self {
         let nodes = around.input.nodes;
         let busy = |node: &&Node<'_>| under_way.contains_key(node.name()) || around.slots.contains_key(node.name());
         let allowed = around.spec.max_unavailable.of(nodes.len());
@@ -186,13 +194,22 @@ impl Turns {
             free: allowed.saturating_sub(taken + away),
             crowded: taken < allowed && taken + away >= allowed,
             server: nodes.iter().filter(busy).any(|node| node.server),
+            tried: nodes.iter().filter_map(Node::transaction).filter(|t| t.trial).map(|t| t.packages.as_slice()).collect(),
         }
+    }
+
+    /// Whether another node tries some of what a candidate would try, or of what is suspected with it: a crash must be one node's.
+    fn is_tried(&self, candidate: &Candidate<'_, '_>, suspects: &[Suspects]) -> bool {
+        let Some(trial) = candidate.trial else { return false };
+        let groups: Vec<_> = suspects.iter().filter(|group| group.share_any(trial)).collect();
+        let same = |other: &[PackageName]| trial.iter().any(|p| other.contains(p)) || groups.iter().any(|group| group.share_any(other));
+        self.tried.iter().any(|other| same(other))
     }
 
     /// What comes next for each candidate; they come in their order.
     fn take<'a>(
         &mut self,
-        candidates: &[Candidate<'a, '_>],
+        candidates: &[Candidate<'a, 'i>],
         starts: bool,
         around: &Surroundings<'a, '_>,
         slots: &mut Slots,
@@ -217,10 +234,11 @@ impl Turns {
                 _ => turn,
             };
             let Some(candidate) = candidates.get(turn) else { continue };
-            if started.contains(&turn) || (candidate.node.server && self.server) {
+            if started.contains(&turn) || (candidate.node.server && self.server) || self.is_tried(candidate, around.input.suspects) {
                 continue;
             }
             self.server |= candidate.node.server;
+            self.tried.extend(candidate.trial);
             started.insert(turn);
         }
         let mut place = 0;
@@ -236,6 +254,7 @@ impl Turns {
                 let reason = match () {
                     () if self.crowded => Reason::TooManyUnavailable,
                     () if passed_over == Some(turn) => Reason::HasFloatingAddress,
+                    () if self.is_tried(candidate, around.input.suspects) => Reason::Suspected,
                     () => Reason::WaitingForTurn,
                 };
                 Next::Wait(Wait { place: Some(place), ..Wait::on(reason) })

@@ -15,6 +15,8 @@ pub(super) struct Rules<'a> {
     patch_bans: HashSet<PatchName>,
     suspects: HashSet<&'a PackageName>,
     approved: Option<Approved<'a>>,
+    /// What was published after this is too young, by stage: fast, slow, stable.
+    newest: [Timestamp; 3],
     pub(super) now: Timestamp,
 }
 
@@ -30,7 +32,7 @@ pub(super) enum May {
     Yes,
     NotApproved,
     Suspected,
-    /// It was published too lately; not before then.
+    /// It was published too lately, which was then.
     Young(Timestamp),
     Banned,
 }
@@ -49,13 +51,25 @@ impl<'a> Rules<'a> {
             patch_bans: spec.banned_patches.iter().copied().collect(),
             suspects: suspects.iter().flat_map(|s| &s.packages).collect(),
             approved,
+            newest: [Stage::Fast, Stage::Slow, Stage::Stable]
+                .map(|stage| now.saturating_sub(spec.stage_delays.of(stage)).unwrap_or(Timestamp::MIN)),
             now,
         }
     }
 
     fn young(&self, stage: Stage, since: Timestamp) -> Option<May> {
-        let due = since.saturating_add(self.spec.stage_delays.of(stage)).unwrap_or(Timestamp::MAX);
-        (due > self.now).then_some(May::Young(due))
+        let [fast, slow, stable] = self.newest;
+        let newest = match stage {
+            Stage::Fast => fast,
+            Stage::Slow => slow,
+            Stage::Stable => stable,
+        };
+        (since > newest).then_some(May::Young(since))
+    }
+
+    /// When what was published then is due on nodes of this stage. Of thousands of items only those that are shown are asked for it.
+    pub(super) fn due(&self, stage: Stage, since: Timestamp) -> Timestamp {
+        since.saturating_add(self.spec.stage_delays.of(stage)).unwrap_or(Timestamp::MAX)
     }
 
     /// Whatever its age, and whether or not it is a suspect.

@@ -18,11 +18,11 @@ pub struct FailedStage {
 }
 
 /// Whether a node's last update did harm, and that is not mended. `due`: whether it still needs one; a node whose harmful
-/// packages are banned by now does not count any more.
-pub(super) fn is_harmed(spec: &NodeUpdateSpec, due: bool) -> bool {
+/// packages are banned by now, or can be tried no further, does not count any more.
+pub(super) fn is_harmed(spec: &NodeUpdateSpec, due: impl FnOnce() -> bool) -> bool {
     let now = spec.transaction.as_ref();
     now.is_some_and(|t| t.phase == Phase::Broken || t.failure.as_ref().is_some_and(|f| retry::is_harm(&f.reason)))
-        || (due && spec.retry.as_ref().is_some_and(|r| retry::is_harm(&r.failure.reason)))
+        || (spec.retry.as_ref().is_some_and(|r| retry::is_harm(&r.failure.reason)) && due())
 }
 
 /// `harmed`: of each node, its stage and whether it was harmed.

@@ -44,6 +44,21 @@ proptest! {
     }
 }
 
+/// Two nodes tried the same suspect; a trial and a failed stage waited for each other; the same packages crashed again and again; a
+/// stage failed for what could not be installed any more.
+#[test]
+fn lives_that_went_wrong_once() {
+    for (seed, manual) in [
+        (4_032_836_388_759_471_133, true),
+        (11_449_645_106_103_129_404, true),
+        (18_217_589_763_271_503_680, true),
+        (9_729_014_653_006_279_843, false),
+        (6_181_534_882_423_137_818, false),
+    ] {
+        live(seed, Kind { bisect: true, manual });
+    }
+}
+
 /// Many more lives than a test has time for, of each kind: `LIVES=0..250 cargo test --config profile.dev.package.updates.opt-level=2 -p
 /// updates --lib -- many_lives --ignored --nocapture`
 #[test]
@@ -54,8 +69,14 @@ fn many_lives() {
     let (first, end): (u64, u64) = (first.parse().unwrap(), end.parse().unwrap());
     let kinds = [(false, false), (false, true), (true, false), (true, true)].map(|(bisect, manual)| Kind { bisect, manual });
     let lives = (first..end).flat_map(|n| kinds.map(|kind| (n.wrapping_mul(0x9E37_79B9_7F4A_7C15), kind)));
-    let bad: Vec<_> = lives.filter(|(seed, kind)| std::panic::catch_unwind(|| live(*seed, *kind)).is_err()).collect();
-    assert!(bad.is_empty(), "{bad:?}");
+    let bad = lives.filter(|(seed, kind)| {
+        let is_bad = std::panic::catch_unwind(|| live(*seed, *kind)).is_err();
+        if is_bad {
+            println!("that was {seed}, {kind:?}");
+        }
+        is_bad
+    });
+    assert_eq!(bad.count(), 0);
 }
 
 /// Five servers and a hundred others, whose updates are all due.
@@ -118,14 +139,15 @@ fn another_server_goes_in_the_turn_of_the_one_with_the_floating_address() {
     assert_eq!(fleet.decided(), "s0 starts in 0, 1 HasFloatingAddress, 103 WaitingForTurn");
 }
 
-/// Not a test of speed, which depends on the machine: `cargo test --release -p updates -- --ignored --nocapture` prints it.
+/// Not a test of speed, which depends on the machine and on what else it does: the shortest is what a decision costs, by
+/// `cargo test --release -p updates --lib -- how_long_a_decision_takes --ignored --nocapture`
 #[test]
 #[ignore = "prints how long a decision takes"]
 fn how_long_a_decision_takes() {
     for (words, young) in [("all are due", false), ("all have 200 that are too young", true)] {
         let fleet = Fleet::large(5000, 200, young);
-        let mut times: Vec<_> = (0..20).map(|_| fleet.time_of_a_decision()).collect();
+        let mut times: Vec<_> = (0..100).map(|_| fleet.time_of_a_decision()).collect();
         times.sort_unstable();
-        println!("5000 nodes, {words}: median {:?}, longest {:?}", times[10], times[19]);
+        println!("5000 nodes, {words}: shortest {:?}, median {:?}", times[0], times[50]);
     }
 }

@@ -12,7 +12,7 @@ use crate::{PackageName, Suspects};
 /// after its usual pause, as long as it can; else one that has nothing to wait for.
 pub(super) fn trials<'a>(around: &Surroundings<'a, '_>) -> BTreeMap<&'a str, Vec<PackageName>> {
     let nodes = around.input.nodes;
-    let under_way = |group: &Suspects| nodes.iter().filter_map(Node::transaction).any(|t| t.trial && group.share_any(&t.packages));
+    let under_way = |group: &Suspects| nodes.iter().any(|node| tries(node, group));
     let mut trials = BTreeMap::new();
     for group in around.input.suspects.iter().filter(|group| !under_way(group)) {
         let own = around.nodes.get(group.node.as_str()).copied();
@@ -26,6 +26,11 @@ pub(super) fn trials<'a>(around: &Surroundings<'a, '_>) -> BTreeMap<&'a str, Vec
         trials.extend(able.and_then(|(node, part)| Some((node.name(), in_turn(group, part, node, around)?))));
     }
     trials
+}
+
+/// Whether a part of a group is being tried on a node.
+pub(super) fn tries(node: &Node<'_>, group: &Suspects) -> bool {
+    node.transaction().is_some_and(|t| t.trial && group.share_any(&t.packages))
 }
 
 /// What of a group can be tried on a node.
@@ -51,14 +56,16 @@ fn in_turn(group: &Suspects, part: Vec<PackageName>, node: &Node<'_>, around: &S
     if due::may_reboot(status, rules) {
         return None;
     }
+    let left_out = due::was_left_out(node);
     match due::standing(status, spec.stage, None, rules) {
+        Standing::Due if !left_out => None,
+        // first by themselves: a crash puts all that they are tried with under suspicion
+        _ if !left_out || group.is_first_together(&part) => Some(part),
         // where that was left out, too, they may need each other
-        Standing::Due if due::was_left_out(node) => Some(part.into_iter().chain(due::packages(status, spec.stage, rules)).collect()),
-        Standing::Due => None,
-        _ if due::was_left_out(node) => {
+        Standing::Due => Some(part.into_iter().chain(due::packages(status, spec.stage, rules)).collect()),
+        _ => {
             let stuck = suspects.iter().filter(|other| *other != group).flat_map(Suspects::in_vain).filter(|p| there(p));
             Some(part.into_iter().chain(stuck.cloned()).collect())
         }
-        _ => Some(part),
     }
 }

@@ -3,10 +3,10 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Action, Attribution, Blocker, Cordon, Look, Next, Node, Slots, Surroundings, Wait, due, retry};
+use super::{Action, Attribution, Blocker, Cordon, Look, Next, Node, Slots, Surroundings, Wait, due, retry, trials};
 use crate::api::{Answer, Failure, NodeUpdateStatus, Outcome, Part, Phase, Progress, Reason, Reboots, Transaction};
 use crate::suspects::{self, Verdict};
-use crate::{Item, PackageName, Span, Stage};
+use crate::{Item, PackageName, Span, Stage, Suspects};
 
 /// How long the agent has to note a run in its history.
 const NOTE: SignedDuration = SignedDuration::from_mins(5);
@@ -471,7 +471,10 @@ impl<'i, 'w> UnderWay<'i, 'w> {
             Outcome::Done if installing && !tried.is_empty() => {
                 (only(suspects::cleared(suspects, |p| tried.contains(p))), "they were installed, and nothing crashed".into())
             }
-            Outcome::Done if t.trial && tried.is_empty() => (only(suspects::left_out(suspects, name, &t.packages)), self.said(LEFT_OUT)),
+            Outcome::Done if t.trial && tried.is_empty() => {
+                let keeps = |group: &Suspects| self.around.nodes.get(group.node.as_str()).is_some_and(|node| trials::tries(node, group));
+                (only(suspects::left_out(suspects, name, &t.packages, keeps)), self.said(LEFT_OUT))
+            }
             // what was not begun failed for reasons of the host's
             Outcome::Failed if installing && t.trial && self.has_begun() => {
                 (only(suspects::failed(suspects, name, &tried)), self.said("they could not be installed"))

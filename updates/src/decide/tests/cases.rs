@@ -412,3 +412,127 @@ fn what_is_left_out_each_time_keeps_neither_a_reboot_nor_suspects_waiting() {
     h1 starts in 0: ["z-1-1.noarch", "a-1-1.noarch"] on trial
     "#);
 }
+
+/// Packages of which each was tried alone in vain.
+fn stuck(node: &str, packages: &[&str]) -> Suspects {
+    Suspects { stuck: packages.len().try_into().unwrap(), ..suspects(node, packages).remove(0) }
+}
+
+/// Tried alone in vain, two of them are tried together: they may need each other. A crash must be one node's all the same.
+#[test]
+fn what_is_tried_together_with_others_is_tried_nowhere_else() {
+    let apart = || vec![stuck("h1", &["y"]), stuck("h2", &["z"])];
+    let left_out = |name, due: &[&str]| {
+        let mut h = host(name, &lacks(due));
+        let failure = json!({ "reason": "LeftOut", "message": "it needs others", "at": "2026-11-21T04:00:00Z" });
+        h.update.spec.retry =
+            serde_json::from_value(json!({ "failure": failure, "notBefore": "2026-11-21T08:00:00Z", "times": 1 })).unwrap();
+        h
+    };
+    let tries = |packages: &[&str]| host("h1", &lacks(packages)).under_way("Checking", packages, &json!({ "trial": true }));
+    let all = ["y", "z"];
+    let said = [
+        (apart(), [tries(&["y", "a"]), left_out("h2", &all)]),
+        // what else is due may be what it needs
+        (apart(), [tries(&["y", "a"]), left_out("h2", &["a", "z"])]),
+        // another one of those that are suspected with it
+        (vec![stuck("h1", &["y", "z"]), stuck("h2", &["x"])], [tries(&["z"]), left_out("h2", &["x", "y"])]),
+        // at the same moment
+        (apart(), [left_out("h1", &all), left_out("h2", &all)]),
+        (apart(), [left_out("h1", &["a", "y"]), left_out("h2", &["a", "z"])]),
+        (apart(), [left_out("h1", &["y"]), left_out("h2", &["z"])]),
+    ];
+    let spec = json!({ "crashBisect": true, "maxUnavailable": 2 });
+    insta::assert_snapshot!(said.map(|(suspects, hosts)| decided(&spec, &suspects, &hosts).0).join("\n"), @r#"
+    h1 Look; h2 Suspected
+    h1 Look; h2 Suspected
+    h1 Look; h2 Suspected
+    h1 starts in 0: ["y-1-1.noarch", "z-1-1.noarch"] on trial; h2 Suspected
+    h1 starts in 0: ["y-1-1.noarch", "a-1-1.noarch"] on trial; h2 Suspected
+    h1 starts in 0: ["y-1-1.noarch"] on trial; h2 starts in 1: ["z-1-1.noarch"] on trial
+    "#);
+}
+
+/// Two trials that others' crashes have put under one suspicion: neither node takes it from the other again and again, with all else
+/// waiting.
+#[test]
+fn of_two_that_tried_in_vain_what_is_suspected_together_one_has_the_next_trial() {
+    let in_vain = |name, packages: &[&str]| {
+        let left_out: Vec<_> = packages.iter().map(|p| package(p)).collect();
+        host(name, &lacks(&["s", "t", "y", "z"]))
+            .under_way("Downloading", packages, &json!({ "trial": true }))
+            .says("Done", &json!({ "leftOut": left_out }))
+    };
+    let hosts = [in_vain("h1", &["s", "y"]), in_vain("h2", &["t", "z"]), host("h3", &lacks(&["y", "z"]))];
+    let mut all = [stuck("h1", &["s"]), stuck("h2", &["t"])].into_iter().chain(suspects("h3", &["y", "z"])).collect::<Vec<_>>();
+    let spec = json!({ "crashBisect": true, "maxUnavailable": 3 });
+    let mut said = Vec::new();
+    for _ in 0..4 {
+        let (text, after) = decided(&spec, &all, &hosts);
+        said.push(text);
+        all = after;
+    }
+    insta::assert_snapshot!(said.join("\n"), @r#"
+    h1 Updating; h2 Updating; h3 Suspected; learns: bans [], suspects ["h1 s (1 stuck)", "h2 t (1 stuck)", "h1 z y (1 stuck)"]
+    h1 goes to Releasing Some(LeftOut); h2 Updating; h3 Suspected; learns: bans [], suspects ["h1 s (1 stuck)", "h2 t (1 stuck)", "h2 y z (2 stuck)"]
+    h1 goes to Releasing Some(LeftOut); h2 goes to Releasing Some(LeftOut); h3 Suspected
+    h1 goes to Releasing Some(LeftOut); h2 goes to Releasing Some(LeftOut); h3 Suspected
+    "#);
+}
+
+/// Or else the stage would wait for the trial, the trial for what else is due on its node or for what is banned, and that for the stage.
+#[test]
+fn what_can_be_tried_no_further_is_no_failure_of_a_stage() {
+    let harmed = |name, lacks: &Value| {
+        let mut h = host(name, lacks);
+        let failure = json!({ "reason": "Crashed", "message": "it did", "at": "2026-11-21T04:00:00Z" });
+        h.update.spec.retry =
+            serde_json::from_value(json!({ "failure": failure, "notBefore": "2026-11-21T16:00:00Z", "times": 1 })).unwrap();
+        h
+    };
+    let slow = |mut h: Host| {
+        h.update.spec.stage = crate::Stage::Slow;
+        h
+    };
+    let spec = json!({ "crashBisect": true, "stageDelays": { "slow": 1 } });
+    let said = |more: &[&str], suspects: &[Suspects]| {
+        decided(&spec, suspects, &[slow(host("h1", &lacks(&["a", "y"]))), harmed("h2", &lacks(more))]).0
+    };
+    let [fresh, in_vain] = [suspects("h2", &["y"]), vec![stuck("h1", &["y"])]];
+    let all = [said(&["y"], &fresh), said(&["y"], &in_vain), said(&["a", "y"], &in_vain)];
+    insta::assert_snapshot!(all.join("\n"), @r#"
+    h1 StageFailed; h2 RetryLater
+    h1 starts in 0: ["a-1-1.noarch"]; h2 Suspected
+    h1 StageFailed; h2 RetryLater
+    "#);
+}
+
+/// Or else all would be suspected together after the crash, and told apart anew, with crashes for ever.
+#[test]
+fn those_that_need_each_other_are_tried_by_themselves_before_others_join_them() {
+    let spec = bisect();
+    let h1 = |due: &[&str]| {
+        let mut h = host("h1", &lacks(due));
+        let failure = json!({ "reason": "LeftOut", "message": "it needs others", "at": "2026-11-21T04:00:00Z" });
+        h.update.spec.retry =
+            serde_json::from_value(json!({ "failure": failure, "notBefore": "2026-11-21T08:00:00Z", "times": 1 })).unwrap();
+        h
+    };
+    let alone = vec![stuck("h1", &["y", "z"])];
+    let left_out = json!({ "leftOut": [package("y"), package("z")] });
+    let tried = h1(&["a", "y", "z"]).under_way("Downloading", &["y", "z"], &json!({ "trial": true })).says("Done", &left_out);
+    let (learnt, together) = decided(&spec, &alone, &[tried]);
+    let said = [
+        decided(&spec, &alone, &[h1(&["a", "y", "z"])]).0,
+        learnt,
+        decided(&spec, &together, &[h1(&["a", "y", "z"])]).0,
+        // only one of them is there
+        decided(&spec, &alone, &[h1(&["a", "y"]), host("h2", &lacks(&["z"]))]).0,
+    ];
+    insta::assert_snapshot!(said.join("\n"), @r#"
+    h1 starts in 0: ["y-1-1.noarch", "z-1-1.noarch"] on trial
+    h1 Updating; learns: bans [], suspects ["h1 y z (3 stuck)"]
+    h1 starts in 0: ["y-1-1.noarch", "z-1-1.noarch", "a-1-1.noarch"] on trial
+    h1 starts in 0: ["y-1-1.noarch", "a-1-1.noarch"] on trial; h2 Suspected
+    "#);
+}

@@ -765,6 +765,13 @@ impl Fleet {
         for (name, host, transaction) in &starts {
             self.check_start(name, host, transaction);
         }
+        let under_way = self.hosts.values().filter_map(transaction);
+        let tried = under_way.chain(starts.iter().map(|(_, _, t)| (*t).clone())).filter(|t| t.trial).collect::<Vec<_>>();
+        let together =
+            |p: &PackageName, q: &PackageName| p == q || self.suspects.iter().any(|s| s.packages.contains(p) && s.packages.contains(q));
+        let share = |t: &Transaction, other: &Transaction| t.packages.iter().any(|p| other.packages.iter().any(|q| together(p, q)));
+        let twice = |t: &Transaction| tried.iter().any(|other| other.id != t.id && share(t, other));
+        assert!(!starts.iter().any(|(_, _, t)| t.trial && twice(t)), "tried by two at once\n{}", self.shown());
         self.check_order(&starts, &waits);
     }
 
@@ -801,9 +808,6 @@ impl Fleet {
         }
         let suspected = |p: &PackageName| self.suspects.iter().any(|s| s.packages.contains(p));
         assert_eq!(transaction.packages.iter().any(suspected), transaction.trial, "{transaction:?}");
-        let tried = |h: &Host| h.update.as_ref().and_then(|u| u.spec.transaction.clone()).filter(|t| t.trial);
-        let twice = self.hosts.values().filter_map(tried).any(|t| t.packages.iter().any(|p| transaction.packages.contains(p)));
-        assert!(!transaction.trial || !twice, "tried by two at once\n{}", self.shown());
         if transaction.packages.is_empty() {
             assert!(host.needs_reboot, "for nothing");
             let last = update.status.as_ref().unwrap().history.iter().find(|run| run.failure.is_none() || run.rebooted);
