@@ -53,6 +53,11 @@ fn take<T: TryFrom<OwnedVariant>>(properties: &mut HashMap<String, OwnedVariant>
     value.try_into().map_err(|_| zbus::Error::Failure(format!("systemd's property {name} is of another kind than it should be")))
 }
 
+/// A unit's active state, and its job or 0. A busy systemd takes a while to begin what it was told to start.
+fn soon(active: &str, job: u32) -> &str {
+    if job != 0 && matches!(active, "inactive" | "failed") { "activating" } else { active }
+}
+
 /// systemd, over the system bus.
 #[derive(Debug, Clone)]
 pub struct Systemd {
@@ -181,7 +186,7 @@ impl Systemd {
     }
 
     /// The active state of each of these units, in their order: `active`, `activating`, `inactive`, `failed`, …; one that does not
-    /// exist is `inactive`.
+    /// exist is `inactive`, and one that systemd is about to start `activating`.
     ///
     /// # Errors
     /// When systemd does not answer.
@@ -194,7 +199,7 @@ impl Systemd {
             }
             return Ok(states);
         };
-        let state = |name: &&str| listed.iter().find(|unit| unit.0 == *name).map_or_else(|| "inactive".to_owned(), |unit| unit.3.clone());
+        let state = |name: &&str| listed.iter().find(|unit| unit.0 == *name).map_or("inactive", |unit| soon(&unit.3, unit.7)).to_owned();
         Ok(names.iter().map(state).collect())
     }
 
@@ -469,5 +474,17 @@ impl Step for TellStep {
     async fn apply(&self, host: &Host) -> Result<()> {
         host.systemd.reload(&self.unit).await?;
         crate::remove_file(&mark(&self.unit))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::soon;
+
+    #[test]
+    fn what_is_about_to_start_is_not_inactive() {
+        let states = [("inactive", 7), ("failed", 7), ("inactive", 0), ("failed", 0), ("deactivating", 7), ("active", 7)];
+        let seen = states.map(|(active, job)| soon(active, job));
+        assert_eq!(seen, ["activating", "activating", "inactive", "failed", "deactivating", "active"]);
     }
 }
