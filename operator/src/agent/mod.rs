@@ -272,7 +272,8 @@ impl Agent {
         self.runner = done.is_ok().then_some(runner);
         // a watch tells of a new phase, and what is broken waits for people
         let waits = transaction.is_none_or(|t| matches!(t.phase, Phase::Checking | Phase::Draining | Phase::Broken));
-        Ok(Turn { status, busy: acts || runs || !waits })
+        let looks = self.looks.last.as_ref().is_some_and(|begun| !begun.taken);
+        Ok(Turn { status, busy: acts || runs || looks || !waits })
     }
 
     /// What is said of a phase in which something cannot be found out or done.
