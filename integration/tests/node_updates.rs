@@ -3,14 +3,12 @@
 
 mod common;
 
-use std::collections::BTreeSet;
-
 use anyhow::{Context as _, Result, ensure};
+use common::driven::{Node, controller_goes, kubectl};
+use common::updating::version;
 use common::{Control, LONG, holders, is_one_cluster, yaml};
 use integration::{Host, Lab, LabSpec, until};
-use serde_json::{Value, json};
-
-const NAMESPACE: &str = "vz-maintenance-operator";
+use serde_json::json;
 
 /// Packages of version 1 that are installed, and of version 2 that are not, in a repository on the host. `clean` needs one that is
 /// new, and starts a daemon that keeps what it prints to open; `slow` says that it is at work until it may end.
@@ -43,102 +41,10 @@ done > Packages
 echo 'deb [trusted=yes] file:/srv/repo ./' > /etc/apt/sources.list
 "#;
 
-fn kubectl(host: &Host, args: &str) -> Result<String> {
-    host.sh(&format!("k3s kubectl -n {NAMESPACE} {args}"))
-}
-
-/// A node whose agent is driven from another host.
-struct Node<'a> {
-    from: &'a Host,
-    host: &'a Host,
-    transaction: u32,
-}
-
-impl Node<'_> {
-    fn status(&self) -> Result<Value> {
-        let object: Value = serde_json::from_str(&kubectl(self.from, &format!("get nodeupdate {} -o json", self.host.name()))?)?;
-        Ok(object["status"].clone())
-    }
-
-    fn patch(&self, spec: &Value) -> Result<()> {
-        let patch = json!({ "spec": spec }).to_string();
-        self.from.run(["k3s", "kubectl", "-n", NAMESPACE, "patch", "nodeupdate", self.host.name(), "--type=merge", "-p", &patch]).map(drop)
-    }
-
-    fn id(&self) -> String {
-        format!("{:016x}", self.transaction)
-    }
-
-    /// A transaction with these packages comes into this phase, which may be silent for so many seconds.
-    fn enters(&self, phase: &str, packages: &[&str], patience: u32) -> Result<()> {
-        let date = |seconds: u32| -> Result<String> {
-            Ok(self.host.run(["date", "-u", "-d", &format!("+{seconds} seconds"), "+%Y-%m-%dT%H:%M:%SZ"])?.trim().to_owned())
-        };
-        let (now, touched) = (date(0)?, !packages.is_empty() && ["Installing", "Verifying", "Releasing"].contains(&phase));
-        self.patch(&json!({ "transaction": {
-            "id": self.id(), "packages": packages, "reboot": "when-needed", "startedAt": now, "phase": phase, "since": now,
-            "deadline": date(patience)?, "bootId": self.host.boot_id()?, "touched": touched,
-        }}))
-    }
-
-    /// What the agent says of the phase, once it is not at work any more.
-    fn answer(&self, phase: &str) -> Result<Value> {
-        let mut last = Value::Null;
-        let answered = until(&format!("{} is done with {phase}", self.host.name()), LONG, || {
-            let Ok(status) = self.status() else { return Ok(None) };
-            let progress = status["progress"].clone();
-            last = status;
-            let ours = progress["transaction"] == self.id() && progress["phase"] == phase && progress["outcome"] != "Running";
-            Ok(ours.then_some(progress))
-        });
-        answered.with_context(|| {
-            let log = self.host.sh("journalctl -o cat --no-pager -n 40 -u smartup-update -u smartup-look").unwrap_or_default();
-            let agent = kubectl(self.from, "logs -l app.kubernetes.io/component=agent --tail 20 --prefix").unwrap_or_default();
-            format!("{last:#}\n{log}\n{agent}")
-        })
-    }
-
-    /// A phase from its beginning to its end, which has this outcome.
-    fn phase(&self, phase: &str, packages: &[&str], patience: u32, outcome: &str) -> Result<Value> {
-        self.enters(phase, packages, patience)?;
-        let answer = self.answer(phase)?;
-        ensure!(answer["outcome"] == outcome, "{phase}: {answer:#}");
-        Ok(answer)
-    }
-
-    fn version(&self, package: &str) -> Result<String> {
-        self.host.run(["dpkg-query", "-W", "-f", "${Version} ${db:Status-Status}", package])
-    }
-
-    /// The rest of the way, to the node that is free for another update.
-    fn ends(&mut self, packages: &[&str]) -> Result<Value> {
-        let verified = self.phase("Verifying", packages, 600, "Done")?;
-        self.phase("Releasing", packages, 600, "Done")?;
-        let status = self.status()?;
-        ensure!(status["history"][0]["transaction"] == self.id(), "{status:#}");
-        let available = status["packages"]["available"].as_array().cloned().unwrap_or_default();
-        for package in packages {
-            let (name, version) = package.split_once('=').context("a name and a version")?;
-            let installed = self.version(name)? == format!("{version} installed");
-            ensure!(!installed || available.iter().all(|a| a["name"] != *package), "{package} is installed already: {status:#}");
-        }
-        self.patch(&json!({ "transaction": null }))?;
-        until("nothing is under way", LONG, || Ok(self.status()?["progress"].is_null().then_some(())))?;
-        self.transaction += 1;
-        Ok(verified)
-    }
-
-    fn available(&self, wanted: &[&str]) -> Result<()> {
-        let wanted: BTreeSet<_> = wanted.iter().map(ToString::to_string).collect();
-        let mut last = Value::Null;
-        until(&format!("{wanted:?} are available"), LONG, || {
-            last = self.status()?["packages"].clone();
-            let names =
-                last["available"].as_array().map(|all| all.iter().map(|a| a["name"].as_str().unwrap_or_default().to_owned()).collect());
-            Ok((names == Some(wanted.clone())).then_some(()))
-        })
-        .with_context(|| format!("{last:#}"))
-    }
+/// The builds that are installed, and configured, as apt names them.
+fn installed(host: &Host) -> Result<Vec<String>> {
+    let all = host.run(["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}=${Version}\n"])?;
+    Ok(all.lines().filter_map(|line| line.strip_prefix("installed ")).map(str::to_owned).collect())
 }
 
 #[test]
@@ -151,10 +57,9 @@ fn an_agent_installs_and_tells_what_fails_hangs_and_crashes() -> Result<()> {
     is_one_cluster(&servers, &[])?;
     h3.sh(REPOSITORY)?;
     control.run("enable-updates", &["--timeout", "5m"])?.checked()?;
-    kubectl(h1, "scale deployment smartup-controller --replicas=0")?;
-    kubectl(h1, "wait --for=delete pod -l app.kubernetes.io/component=controller --timeout=120s")?;
+    controller_goes(h1)?;
 
-    let mut node = Node { from: h1, host: h3, transaction: 1 };
+    let mut node = Node::of(h3, h1, installed);
     node.available(&["brandnew=1", "clean=2", "failing=2", "hanging=2", "rebooting=2", "slow=2"])?;
     ensure!(node.status()?["bootId"] == h3.boot_id()?, "{:#}", node.status()?);
 
@@ -169,7 +74,7 @@ fn an_agent_installs_and_tells_what_fails_hangs_and_crashes() -> Result<()> {
     let was = holders(&servers)?;
     let holder = [h1, h2, h3].into_iter().find(|h| was == [h.name()]).with_context(|| format!("one holder, not {was:?}"))?;
     let from = if holder.name() == "h1" { h2 } else { h1 };
-    let mut node = Node { from, host: holder, transaction: 1000 };
+    let mut node = Node { transaction: 1000, ..Node::of(holder, from, installed) };
     ensure!(node.status()?["hasVip"] == true, "{:#}", node.status()?);
     node.phase("HandingOver", &[], 300, "Done")?;
     let now = holders(&servers)?;
@@ -185,14 +90,14 @@ fn cleanly(node: &mut Node<'_>) -> Result<()> {
     let found = node.phase("Downloading", &["clean=2"], 300, "Done")?;
     ensure!(found["leftOut"] == json!(["clean=2"]), "{found:#}");
     node.phase("Installing", &["clean=2"], 300, "Done")?;
-    ensure!(node.version("clean")? == "1 installed", "{}", node.version("clean")?);
+    ensure!(version(node.host, "clean")? == "1 installed", "{}", version(node.host, "clean")?);
     node.ends(&["clean=2"])?;
 
     let packages = ["brandnew=1", "clean=2"];
     let found = node.phase("Downloading", &packages, 300, "Done")?;
     ensure!(found["leftOut"].is_null() && found["drainFirst"] == false, "{found:#}");
     node.phase("Installing", &packages, 300, "Done")?;
-    ensure!(node.version("clean")? == "2 installed" && node.version("brandnew")? == "1 installed");
+    ensure!(version(node.host, "clean")? == "2 installed" && version(node.host, "brandnew")? == "1 installed");
     node.ends(&packages)?;
     let status = node.status()?;
     ensure!(status["history"].as_array().map(Vec::len) == Some(2) && !status["lastUpdate"].is_null(), "{status:#}");

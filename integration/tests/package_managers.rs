@@ -7,8 +7,28 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
 use common::LONG;
+use common::repository::packages;
 use integration::{Host, Lab, LabSpec, Outcome, until};
 use serde_json::{Value, json};
+
+/// Of `repository.sh`. What hangs does so while there is a file `/srv/hang`.
+const PACKAGES: &str = "\
+lab-shell|1||
+lab-good|1||
+lab-good|1.5||
+lab-good|2|lab-extra|
+lab-extra|2||
+lab-base|1||
+lab-base|2||[ ! -e /srv/hang ] || sleep infinity; touch /srv/done
+lab-needy|1||
+lab-needy|2|lab-base:2|
+lab-lost|1||
+lab-lost|2|lab-nowhere|
+lab-broken|1||
+lab-broken|2||exit 3
+lab-stuck|1||
+lab-stuck|2||[ ! -e /srv/hang ] || sleep infinity; touch /srv/done
+";
 
 /// A host, and the package manager that is tried on it.
 struct Tried<'a> {
@@ -63,8 +83,7 @@ fn course(manager: &str) -> Result<()> {
     let lab = Lab::up(&LabSpec::hosts(0).manager_hosts(1).without_k3s().without_smartup())?;
     let host = lab.host("h1")?;
     host.write("/usr/local/bin/manager", 0o755, std::fs::read(env!("CARGO_BIN_EXE_manager"))?)?;
-    host.write("/usr/local/bin/repository.sh", 0o755, include_str!("package_managers/repository.sh"))?;
-    host.run(["repository.sh", manager.trim_end_matches(char::is_numeric)])?;
+    packages(host, manager.trim_end_matches(char::is_numeric), PACKAGES)?;
     let tried = Tried { host, manager };
     ensure!(host.run(["manager", manager, "detect"])?.trim() == "\"apt\"", "the host is a Debian, whatever else it has");
 

@@ -2,6 +2,8 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part")]
 
 mod control;
+pub mod driven;
+pub mod repository;
 mod updaters;
 pub mod updating;
 mod watch;
