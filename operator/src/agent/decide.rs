@@ -474,10 +474,10 @@ impl<'a> With<'a> {
     }
 }
 
-/// When packages or patches were last installed here by the agent.
+/// When packages or patches were last installed here, or mended, by the agent.
 pub(super) fn installed_at(update: &Held<'_>) -> Option<Timestamp> {
-    let (order, _) = update.stand().filter(|(order, stand)| matches!(order.work, Work::Install { .. }) && *stand != Stand::Runs)?;
-    Some(order.at)
+    let (order, stand) = update.stand()?;
+    (matches!(order.work, Work::Install { .. } | Work::Recover { .. }) && stand != Stand::Runs).then_some(order.at)
 }
 
 /// What of this transaction was not installed, and nothing was changed, since it was refused.

@@ -19,15 +19,18 @@ const CALM: SignedDuration = SignedDuration::from_mins(2);
 /// A look that takes longer than this hangs.
 pub(super) const LIMIT: SignedDuration = SignedDuration::from_mins(15);
 
-/// Where package managers keep what is installed; their times change when it does.
-const DATABASES: [&str; 9] = [
+/// Where package managers keep what is installed; their times change when it does. rpm's newer database has a log, which is written
+/// first.
+const DATABASES: [&str; 11] = [
     "var/lib/dpkg/status",
     "var/lib/rpm/Packages",
     "var/lib/rpm/Packages.db",
     "var/lib/rpm/rpmdb.sqlite",
+    "var/lib/rpm/rpmdb.sqlite-wal",
     "usr/lib/sysimage/rpm/Packages",
     "usr/lib/sysimage/rpm/Packages.db",
     "usr/lib/sysimage/rpm/rpmdb.sqlite",
+    "usr/lib/sysimage/rpm/rpmdb.sqlite-wal",
     "var/lib/pacman/local",
     "sys/kernel/livepatch",
 ];

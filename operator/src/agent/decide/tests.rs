@@ -581,5 +581,9 @@ fn packages_that_a_crash_left_half_installed_are_mended_before_the_node_is_well(
     assert_eq!((died.next(60).act, died.said(60)), (None, (Outcome::Done, "packages could not be mended".into())), "once is enough");
     let failed = recover().ended(Some(End::Failed("no space".into())));
     assert_eq!(failed.said(5), (Outcome::Done, "no space".into()));
-    assert_eq!(recover().ended(Some(End::Done(Yield::Nothing {}))).said(2), (Outcome::Done, String::new()));
+    let mended = recover().ended(Some(End::Done(Yield::Nothing {})));
+    assert_eq!(mended.said(2), (Outcome::Done, String::new()));
+    // what is listed as available is from before
+    assert_eq!(installed_at(&mended.update()), Some(at(1)));
+    assert_eq!(installed_at(&Asked { unit: Unit::Runs, ..mended }.update()), None);
 }
