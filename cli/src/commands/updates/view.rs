@@ -17,7 +17,8 @@ pub fn in_words(manager: &Value, reports: &Reports, now: &Zoned) -> String {
     let mut text = vec![if nodes.is_empty() {
         "No node has a status yet: the operator writes them when it runs.".into()
     } else {
-        let rows = nodes.iter().map(|node| row(node, reports, &when)).collect();
+        let line = line(nodes, reports);
+        let rows = nodes.iter().map(|node| row(node, reports, &line, &when)).collect();
         output::table(&["node", "stage", "kernel", "live patches", "packages", "reported", "next window", "why not"], rows)
     }];
     text.push(String::new());
@@ -76,17 +77,40 @@ impl<'a> Times<'a> {
     }
 }
 
-fn row(node: &Value, reports: &Reports, when: &Times<'_>) -> Vec<String> {
+fn id(node: &Value) -> &str {
+    node.get("id").and_then(Value::as_str).unwrap_or("-")
+}
+
+fn items(node: &Value, key: &str) -> Option<ItemsStatus> {
+    node.get(key).and_then(|v| serde_json::from_value(v.clone()).ok())
+}
+
+/// Those that wait for their turn, the next one first: who was updated longest ago, then by name.
+fn line<'a>(nodes: &'a [Value], reports: &Reports) -> Vec<&'a str> {
+    let waits = |node: &Value, key| items(node, key).is_some_and(|items| items.reason == Some(Reason::WaitingForTurn));
+    let waiting = nodes.iter().filter(|node| waits(node, "rpmPackages") || waits(node, "readyKernel"));
+    let mut line: Vec<_> = waiting.map(|node| (reports.get(id(node)).and_then(|r| r.last_update), id(node))).collect();
+    line.sort_unstable();
+    line.into_iter().map(|(_, id)| id).collect()
+}
+
+fn row(node: &Value, reports: &Reports, line: &[&str], when: &Times<'_>) -> Vec<String> {
     let text = |key: &str| node.get(key).and_then(Value::as_str).unwrap_or("-").to_owned();
-    let items = |key: &str| node.get(key).and_then(|v| serde_json::from_value::<ItemsStatus>(v.clone()).ok());
-    let (patches, packages) = (items("readyKernel"), items("rpmPackages"));
+    let (patches, packages) = (items(node, "readyKernel"), items(node, "rpmPackages"));
     let id = text("id");
     let report = reports.get(&id);
     let reported = report.map_or("-".into(), |r| when::ago(when.now.timestamp().duration_since(r.at)));
     let cell = |items: &Option<ItemsStatus>| items.as_ref().map_or("-".into(), standing);
     let held = [&packages, &patches].into_iter().flatten().any(|items| items.status == State::Suspended);
     let next = if held { "-".into() } else { when.next_window() };
-    let why = why(packages.as_ref(), patches.as_ref(), report);
+    let why = why(packages.as_ref(), patches.as_ref(), |reason| match (reason, report) {
+        (Reason::WaitingForTurn, _) => {
+            let place = line.iter().position(|waits| *waits == id).map(|n| format!(", it is number {}", n + 1));
+            in_a_word(reason) + &place.unwrap_or_default()
+        }
+        (_, Some(report)) => in_words_of(reason, report, when.now),
+        (_, None) => in_a_word(reason),
+    });
     vec![id, text("stageName"), text("kernel"), cell(&patches), cell(&packages), reported, next, why]
 }
 
@@ -106,30 +130,42 @@ fn standing(items: &ItemsStatus) -> String {
 /// failure.
 pub fn obstacle(manager: &Value, node: &str) -> Option<String> {
     if manager.pointer("/spec/halted") == Some(&Value::Bool(true)) {
-        return Some(in_a_word(&Reason::Halted, None));
+        return Some(in_a_word(&Reason::Halted));
     }
     let nodes = manager.pointer("/status/nodes").and_then(Value::as_array)?;
-    let status = nodes.iter().find(|n| n.get("id").and_then(Value::as_str) == Some(node))?;
-    let of = |key: &str| status.get(key).and_then(|v| serde_json::from_value::<ItemsStatus>(v.clone()).ok());
-    let all = [of("rpmPackages"), of("readyKernel")];
+    let status = nodes.iter().find(|n| id(n) == node)?;
+    let all = [items(status, "rpmPackages"), items(status, "readyKernel")];
     if all.iter().flatten().all(|items| items.status == State::UpToDate) {
         return Some("nothing is due on it".into());
     }
     let passed_over = [Reason::WindowClosed, Reason::DoesNotFit, Reason::RetryLater, Reason::WaitingForTurn];
     let holds = all.iter().flatten().filter(|items| items.status != State::UpToDate).find_map(|items| items.reason.as_ref());
-    holds.filter(|reason| !passed_over.contains(reason)).map(|reason| in_a_word(reason, None))
+    holds.filter(|reason| !passed_over.contains(reason)).map(in_a_word)
 }
 
 /// Each reason once, that of the packages first.
-fn why(packages: Option<&ItemsStatus>, patches: Option<&ItemsStatus>, report: Option<&Report>) -> String {
+fn why(packages: Option<&ItemsStatus>, patches: Option<&ItemsStatus>, word: impl Fn(&Reason) -> String) -> String {
     let reason = |items: Option<&ItemsStatus>| items.filter(|i| i.status != State::UpToDate)?.reason.clone();
     let (of_packages, of_patches) = (reason(packages), reason(patches));
     let of_patches = of_patches.filter(|r| Some(r) != of_packages.as_ref());
-    let said: Vec<_> = of_packages.iter().chain(&of_patches).map(|r| in_a_word(r, report)).collect();
+    let said: Vec<_> = of_packages.iter().chain(&of_patches).map(word).collect();
     if said.is_empty() { "-".into() } else { said.join("; ") }
 }
 
-fn in_a_word(reason: &Reason, report: Option<&Report>) -> String {
+/// With what its agent and the controller say more of it.
+fn in_words_of(reason: &Reason, report: &Report, now: &Zoned) -> String {
+    let word = in_a_word(reason);
+    match (reason, &report.phase, &report.put_off) {
+        (Reason::CheckFailed, ..) if !report.errors.is_empty() => format!("{word}: {}", report.errors.join("; ")),
+        (Reason::Updating, Some(phase), _) => format!("{word}: {phase}"),
+        (_, None, Some(off)) if *reason == Reason::RetryLater || reason.to_string() == off.reason => {
+            format!("{word}: {}; again on {}", off.message, when::both_short(off.until, now.time_zone()))
+        }
+        _ => word,
+    }
+}
+
+fn in_a_word(reason: &Reason) -> String {
     match reason {
         Reason::ManuallySuspended => "suspended by its label".into(),
         Reason::ClusterSuspended => "suspended with all nodes".into(),
@@ -139,10 +175,7 @@ fn in_a_word(reason: &Reason, report: Option<&Report>) -> String {
         Reason::WindowClosed => "no window is open".into(),
         Reason::NotReported => "its agent has not reported yet".into(),
         Reason::AgentSilent => "its agent is silent for more than a day".into(),
-        Reason::CheckFailed => match report.map(|r| r.errors.join("; ")).filter(|e| !e.is_empty()) {
-            Some(errors) => format!("looking for updates failed: {errors}"),
-            None => "looking for updates failed".into(),
-        },
+        Reason::CheckFailed => "looking for updates failed".into(),
         Reason::NotSupported => "no package manager that smartup knows".into(),
         Reason::Other(word) => word.clone(),
         plain => {

@@ -1,5 +1,6 @@
 use serde_json::json;
 
+use super::super::reports::PutOff;
 use super::*;
 
 fn now() -> Zoned {
@@ -12,7 +13,7 @@ fn node(id: &str, patches: &Value, packages: &Value) -> Value {
 
 fn report(minutes: i64, errors: &[&str]) -> Report {
     let at = now().timestamp() - jiff::SignedDuration::from_mins(minutes);
-    Report { at, errors: errors.iter().map(|e| (*e).to_owned()).collect() }
+    Report { at, errors: errors.iter().map(|e| (*e).to_owned()).collect(), last_update: None, phase: None, put_off: None }
 }
 
 #[test]
@@ -68,6 +69,45 @@ fn every_reason_in_words() {
     The spec is not understood: @daily: is not a schedule
     Not all agents report: no report from n6, n7
     "#);
+}
+
+#[test]
+fn who_waits_for_what_and_until_when() {
+    let due = |id: &str, reason: &str| node(id, &json!({ "status": "UpToDate" }), &json!({ "status": "Pending", "reason": reason }));
+    let nodes = [
+        due("n1", "WaitingForTurn"),
+        due("n2", "WaitingForTurn"),
+        due("n3", "Updating"),
+        due("n4", "RetryLater"),
+        due("n5", "PodDisruptionBudget"),
+        due("n6", "WindowClosed"),
+        due("n7", "Broken"),
+    ];
+    let put_off = |reason: &str, message: &str| {
+        let until = "2026-11-21T18:00:00Z".parse().unwrap();
+        Some(PutOff { reason: reason.into(), message: message.into(), until })
+    };
+    let all = [
+        ("n1", Report { last_update: Some(now().timestamp()), ..report(1, &[]) }),
+        ("n2", report(1, &[])),
+        ("n3", Report { phase: Some("Draining".into()), put_off: put_off("Crashed", "the time before"), ..report(1, &[]) }),
+        ("n4", Report { put_off: put_off("InstallFailed", "postinst of bash"), ..report(1, &[]) }),
+        ("n5", Report { put_off: put_off("PodDisruptionBudget", "PodDisruptionBudget default/kept: pod web"), ..report(1, &[]) }),
+        ("n6", Report { put_off: put_off("Crashed", "it did"), ..report(1, &[]) }),
+        ("n7", Report { phase: Some("Broken".into()), ..report(1, &[]) }),
+    ];
+    let reports = all.map(|(name, report)| (name.to_owned(), report)).into();
+    let shown = in_words(&json!({ "status": { "nodes": nodes } }), &reports, &now());
+    let why: Vec<_> = shown.lines().filter(|line| line.starts_with('n')).filter_map(|line| line.split("any time   ").nth(1)).collect();
+    insta::assert_snapshot!(why.join("\n"), @r"
+    other nodes come first, it is number 2
+    other nodes come first, it is number 1
+    an update of the node is under way: Draining
+    an update failed lately and is tried again later: postinst of bash; again on Sat 11-21 19:00 CET (18:00 UTC)
+    a disruption budget keeps a pod on the node: PodDisruptionBudget default/kept: pod web; again on Sat 11-21 19:00 CET (18:00 UTC)
+    no window is open
+    the last update left the node in a state in which it takes no pods; it goes on when the node is well
+    ");
 }
 
 #[test]
