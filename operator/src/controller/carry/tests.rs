@@ -205,11 +205,11 @@ async fn who_ends_lets_its_notifications_arrive() {
 }
 
 #[tokio::test]
-async fn prometheus_is_asked_at_the_beginning_and_at_the_end_of_an_update_only() {
+async fn prometheus_is_asked_until_the_node_is_touched_and_at_the_end() {
     let quiet = json!({ "status": "success", "data": { "resultType": "vector", "result": [] } }).to_string();
     for (phase, asks) in [
         ("Checking", 1),
-        ("Downloading", 0),
+        ("Downloading", 1),
         ("HandingOver", 0),
         ("Draining", 0),
         ("Installing", 0),
