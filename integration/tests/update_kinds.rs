@@ -3,7 +3,7 @@
 mod common;
 
 use anyhow::{Context as _, Result, ensure};
-use common::updating::{Admin, WANTS_REBOOT, release, release_that_waits_for, repository, text, version};
+use common::updating::{Admin, KERNEL, WANTS_REBOOT, release, release_that_waits_for, repository, text, version};
 use common::{Control, LONG, is_one_cluster, yaml};
 use integration::{Host, Lab, LabSpec, until};
 use jiff::{SignedDuration, Timestamp};
@@ -46,7 +46,8 @@ fn reboots_alone_hangs_failures_and_what_k3s_needs() -> Result<()> {
         rebooted_after_it_was_installed(&admin, h2)?;
         what_k3s_needs_is_replaced(&admin, h2)?;
         what_hangs_is_banned(&admin, h3)?;
-        tried_again_after_four_hours(&admin, h1, h2)
+        tried_again_after_four_hours(&admin, h1, h2)?;
+        disabled_at_once(&admin, h2)
     };
     story().with_context(|| admin.state())?;
     lab.down()
@@ -164,4 +165,19 @@ fn tried_again_after_four_hours(admin: &Admin<'_>, server: &Host, host: &Host) -
     server.shift_clock(0)?;
     ensure!(admin.update_of(host)?["spec"]["retry"].is_null(), "it came to a good end");
     admin.is_free()
+}
+
+/// Nobody waits for an update that is under way: it goes on by itself on a node that takes pods again, of a cluster without an operator.
+fn disabled_at_once(admin: &Admin<'_>, host: &Host) -> Result<()> {
+    release(host, KERNEL, 2, "touch /root/kernel-began; while [ ! -e /root/kernel-may-end ]; do echo at work; sleep 1; done")?;
+    admin.updates(&["check"])?;
+    until("it is being installed", LONG, || Ok(host.exec(["test", "-e", "/root/kernel-began"])?.ok().then_some(())))?;
+    ensure!(admin.get("node h2")?["spec"]["unschedulable"] == true, "pods left before");
+    let said = admin.control.run("disable", &["--now"])?.checked()?;
+    ensure!(said.contains("gone: cordon of node h2"), "{said}");
+    ensure!(admin.get("node h2")?["spec"]["unschedulable"] != true);
+    until("the operator is gone", LONG, || Ok(admin.kubectl("get namespace vz-maintenance-operator").is_err().then_some(())))?;
+    ensure!(version(host, KERNEL)? != "2 installed", "it is not over");
+    host.write("/root/kernel-may-end", 0o600, "")?;
+    until("it goes on to its end", LONG, || Ok((version(host, KERNEL)? == "2 installed").then_some(())))
 }
