@@ -1,6 +1,7 @@
 //! Commands of the machine, with errors that say what was run and what it answered.
 
 use std::io::Write as _;
+use std::ops::RangeInclusive;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -53,11 +54,15 @@ fn line(command: &Command) -> String {
     line
 }
 
-/// Asks `probe` every 10 ms until it gives something; after `limit` it is an error that names `what` was awaited, and
-/// the last error that `probe` gave.
+/// From one question to the next.
+const PAUSE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_millis(500);
+
+/// Asks `probe` again and again until it gives something; after `limit` it is an error that names `what` was awaited, and
+/// the last error that `probe` gave. Most questions are processes: what is waited for gets most of the machine.
 pub fn until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let start = Instant::now();
     loop {
+        let asked = Instant::now();
         let last = match probe() {
             Ok(Some(found)) => return Ok(found),
             Ok(None) => None,
@@ -70,6 +75,6 @@ pub fn until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Result<O
                 None => anyhow::anyhow!(awaited),
             });
         }
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep((asked.elapsed() * 3).clamp(*PAUSE.start(), *PAUSE.end()));
     }
 }

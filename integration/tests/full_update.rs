@@ -147,7 +147,6 @@ fn one_after_the_other(admin: &Admin<'_>, all: &[&Host], writes: &Writes, watch:
     admin.updates(&["resume"])?;
     let mut seen = Seen::default();
     until("all nodes are updated, or something is wrong", ROLLING, || {
-        std::thread::sleep(Duration::from_millis(300)); // each question is a process on a busy machine
         let updates = look(admin, watch, &mut seen)?;
         let is_done = |u: &Value| u["spec"]["transaction"].is_null() && !u["status"]["lastUpdate"].is_null();
         let put_off: Vec<_> = updates.iter().filter(|u| !u["spec"]["retry"].is_null()).collect();

@@ -1,7 +1,6 @@
 //! Nodes whose agents are driven by a test: the controller is away, and the test writes transactions as it would, and reads the answers.
 
 use std::collections::BTreeSet;
-use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -38,7 +37,6 @@ impl<'a> Node<'a> {
     }
 
     pub fn status(&self) -> Result<Value> {
-        sleep(Duration::from_millis(200)); // each question is a process on a busy machine
         let object: Value = serde_json::from_str(&kubectl(self.from, &format!("get nodeupdate {} -o json", self.host.name()))?)?;
         Ok(object["status"].clone())
     }

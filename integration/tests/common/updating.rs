@@ -146,7 +146,6 @@ impl<'a> Admin<'a> {
     /// Waits until the run that ended last is not `before` and nothing is under way any more; answers it.
     pub fn ended(&self, host: &Host, before: &Value) -> Result<Value> {
         until(&format!("an update of {} is over", host.name()), LONG * 2, || {
-            std::thread::sleep(std::time::Duration::from_millis(300)); // each question is a process on a busy machine
             let update = self.update_of(host)?;
             let run = update["status"]["history"][0].clone();
             Ok((run["transaction"] != before["transaction"] && update["spec"]["transaction"].is_null()).then_some(run))

@@ -117,7 +117,6 @@ impl Site {
     pub fn is_whole(&self, limit: Duration) -> Result<()> {
         let since = unix_now();
         until("the cluster is whole", limit, || {
-            std::thread::sleep(Duration::from_millis(500)); // each question is a process on a busy machine
             for host in self.cluster.hosts() {
                 let failed = host.run(["systemctl", "list-units", "--failed", "--plain", "--no-legend"])?;
                 ensure!(failed.trim().is_empty(), "{}: failed: {failed}", host.name());
