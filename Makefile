@@ -16,7 +16,7 @@ setup:
 
 # the programs that the lab's hosts run; smartup static, or it could not be an image
 build:
-	cargo build -p lab-k3s -p integration
+	cargo build --workspace --lib --bin k3s --bin lab --bin manager --bin bench --bin soak
 	cargo rustc -p smartup --bin smartup -- -C target-feature=+crt-static -C strip=symbols
 
 test: setup lint unit lab-test
@@ -35,11 +35,11 @@ demo: setup build
 	integration/demo $(if $(KEEP),--keep)
 
 bench: setup build $(BINARY)
-	cargo run -q -p integration --bin bench
+	target/debug/bench
 
 # ARGS="--seed 7 --minutes 60 --faults power,cut"
 soak: setup build
-	cargo run -q -p integration --bin soak -- $(ARGS)
+	target/debug/soak $(ARGS)
 
 deny:
 	cargo deny check bans licenses sources
