@@ -3,10 +3,10 @@
 
 mod common;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use common::driven::{Node, controller_goes, kubectl};
 use common::updating::version;
-use common::{Control, LONG, holders, is_one_cluster, yaml};
+use common::{Control, LONG, is_one_cluster, yaml};
 use integration::{Host, Lab, LabSpec, until};
 use serde_json::json;
 
@@ -49,12 +49,11 @@ fn installed(host: &Host) -> Result<Vec<String>> {
 
 #[test]
 fn an_agent_installs_and_tells_what_fails_hangs_and_crashes() -> Result<()> {
-    let lab = Lab::up(&LabSpec::hosts(4))?;
-    let servers = ["h1", "h2", "h3"].map(|h| lab.host(h).expect("there are four hosts"));
-    let [h1, h2, h3] = servers;
-    let control = Control::on(&lab, "h4", &yaml("", &["h1, role: server", "h2, role: server", "h3, role: server"]))?;
+    let lab = Lab::up(&LabSpec::hosts(3))?;
+    let (h1, h3) = (lab.host("h1")?, lab.host("h3")?);
+    let control = Control::on(&lab, "h2", &yaml("", &["h1, role: server", "h3, role: agent"]))?;
     control.applied(&[])?;
-    is_one_cluster(&servers, &[])?;
+    is_one_cluster(&[h1], &[h3])?;
     h3.sh(REPOSITORY)?;
     control.run("enable-updates", &["--timeout", "5m"])?.checked()?;
     controller_goes(h1)?;
@@ -69,19 +68,6 @@ fn an_agent_installs_and_tells_what_fails_hangs_and_crashes() -> Result<()> {
     hanging(&mut node)?;
     rebooting(&mut node)?;
     asked_to_reboot(&mut node)?;
-
-    // the holder of the floating address lets another server have it, and takes part again
-    let was = holders(&servers)?;
-    let holder = [h1, h2, h3].into_iter().find(|h| was == [h.name()]).with_context(|| format!("one holder, not {was:?}"))?;
-    let from = if holder.name() == "h1" { h2 } else { h1 };
-    let mut node = Node { transaction: 1000, ..Node::of(holder, from, installed) };
-    ensure!(node.status()?["hasVip"] == true, "{:#}", node.status()?);
-    node.phase("HandingOver", &[], 300, "Done")?;
-    let now = holders(&servers)?;
-    ensure!(now.len() == 1 && now != was, "{was:?} {now:?}");
-    node.ends(&[])?;
-    ensure!(holder.run(["systemctl", "is-active", "keepalived"])?.trim() == "active");
-    ensure!(holders(&servers)? == now, "it stays where it is");
     lab.down()
 }
 
