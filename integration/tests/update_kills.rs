@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -12,9 +12,22 @@ use common::{Control, LONG, holders, is_one_cluster, yaml};
 use integration::{Host, Lab, LabSpec, until};
 use serde_json::{Value, json};
 
-/// Of a server that has the floating address and gets a kernel, with Idle for none.
-const PHASES: [&str; 9] =
-    ["Idle", "Checking", "Downloading", "HandingOver", "Draining", "Installing", "Rebooting", "Verifying", "Releasing"];
+/// Who is killed in which phase of an update, with Idle for none.
+type Kills = BTreeMap<&'static str, &'static [Victim]>;
+const PROGRAMS: &[Victim] = &[Victim::Agent, Victim::Controller, Victim::ApiServer];
+const HOST: &[Victim] = &[Victim::Host];
+/// Whose API server dies loses the floating address, and has none to hand over.
+const FIRST: [(&str, &[Victim]); 6] = [
+    ("HandingOver", PROGRAMS),
+    ("Draining", PROGRAMS),
+    ("Installing", PROGRAMS),
+    ("Rebooting", PROGRAMS),
+    ("Verifying", PROGRAMS),
+    ("Releasing", PROGRAMS),
+];
+/// Before, while and after its pods are somewhere else; what it installs is another story.
+const SECOND: [(&str, &[Victim]); 5] =
+    [("Idle", PROGRAMS), ("Checking", PROGRAMS), ("Downloading", HOST), ("Draining", HOST), ("Verifying", HOST)];
 /// A phase may be over before the kill; so many updates are tried until each was hit.
 const UPDATES: u32 = 8;
 /// One update in which something is killed again and again.
@@ -113,12 +126,12 @@ impl<'a> Scene<'a> {
         victims.iter().try_for_each(|victim| self.kill(*victim, target, leader))
     }
 
-    /// Updates the server that has the floating address, and kills `victims` in each phase of `left` that is seen; what was hit is taken
-    /// from there.
-    fn update(&mut self, victims: &[Victim], left: &mut BTreeSet<&str>) -> Result<()> {
+    /// Updates the server that has the floating address, and kills in each phase of `left` that is seen; what was hit is taken from
+    /// there.
+    fn update(&mut self, left: &mut Kills) -> Result<()> {
         let target = self.holder()?;
         let mut leader = self.leader()?;
-        if left.remove("Idle") {
+        if let Some(victims) = left.remove("Idle") {
             self.kill_all(victims, target, &leader)?;
             is_one_cluster(&self.servers, &[])?;
             leader = self.leader()?;
@@ -149,7 +162,7 @@ impl<'a> Scene<'a> {
             if now == "Installing" && target.exec(["test", "-e", &format!("/root/began-{number}")])?.code != 0 {
                 return Ok(None);
             }
-            if left.contains(now.as_str()) {
+            if let Some(victims) = left.get(now.as_str()).copied() {
                 leader.signal("STOP");
                 let still = self.admin.update_of(target).is_ok_and(|update| phase(&update) == now);
                 let killed = if still { self.kill_all(victims, target, &leader) } else { Err(anyhow!("it was over")) };
@@ -172,16 +185,15 @@ impl<'a> Scene<'a> {
         self.admin.is_at_rest()
     }
 
-    /// Kills them in each of these phases, in one update or several.
-    fn every_phase(&mut self, victims: &[Victim], phases: &[&str]) -> Result<()> {
-        let mut left: BTreeSet<_> = phases.iter().copied().collect();
+    /// All of these, in one update or several.
+    fn every_phase(&mut self, mut left: Kills) -> Result<()> {
         for _ in 0..UPDATES {
-            self.update(victims, &mut left)?;
+            self.update(&mut left)?;
             if left.is_empty() {
                 return Ok(());
             }
         }
-        Err(anyhow!("{victims:?} could not be killed in {left:?}"))
+        Err(anyhow!("they could not be killed: {left:?}"))
     }
 }
 
@@ -195,10 +207,8 @@ fn whoever_dies_in_whichever_phase_the_node_is_updated_and_nothing_is_left() -> 
     servers.iter().try_for_each(|host| repository(host))?;
     let mut scene = Scene { admin: Admin::enables(control)?, servers, version: 1 };
     let story = |scene: &mut Scene<'_>| {
-        scene.every_phase(&[Victim::Agent, Victim::Controller, Victim::ApiServer], &PHASES)?;
-        // it is rebooted anyway, and what it installs is another story
-        let others: Vec<_> = PHASES.into_iter().filter(|phase| !["Idle", "Installing", "Rebooting"].contains(phase)).collect();
-        scene.every_phase(&[Victim::Host], &others)?;
+        scene.every_phase(FIRST.into())?;
+        scene.every_phase(SECOND.into())?;
         broken(scene)?;
         cut_while_it_installs(scene)
     };
@@ -217,12 +227,12 @@ fn broken(scene: &mut Scene<'_>) -> Result<()> {
     scene.admin.updates(&["check"])?;
     let is_broken = || until("it is Broken", LONG, || Ok((phase(&scene.admin.update_of(target)?) == "Broken").then_some(())));
     is_broken()?;
-    for victims in [&[Victim::Agent, Victim::Controller, Victim::ApiServer][..], &[Victim::Host]] {
+    for victims in [PROGRAMS, HOST] {
         let boot = target.boot_id()?;
         scene.kill_all(victims, target, &scene.leader()?)?;
         is_one_cluster(&scene.servers, &[])?;
         let (boot, leader) = (boot != target.boot_id()?, scene.leader()?);
-        ensure!(boot == (victims == [Victim::Host]));
+        ensure!(boot == (victims == HOST));
         until(&format!("{} says anew how it stands", target.name()), LONG, || {
             let update = scene.admin.update_of(target)?;
             let progress = &update["status"]["progress"];
