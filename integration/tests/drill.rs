@@ -181,25 +181,24 @@ fn faults_are_measured() -> Result<()> {
 fn what_was_done_is_undone_whoever_dies() -> Result<()> {
     let lab = Lab::up(&LabSpec::hosts(5))?;
     let scene = Scene::on(&lab)?;
-    for (fault, sign) in [("freeze", "\nT\n"), ("keepalived", "inactive"), ("link", "state DOWN")] {
-        // the control side alone; then what it has started on the host before it, so that only systemd is left
-        for all in [false, true] {
-            let holder = scene.holder()?;
-            let was = state(holder)?;
-            let mut drill = scene.begin(fault)?;
-            until(&format!("{fault} happens"), LONG, || Ok(state(holder)?.contains(sign).then_some(())))?;
-            if all {
-                holder.sh("pkill -KILL -f '[s]martup-.* node'")?;
-            }
-            scene.control.host.sh("kill -KILL $(cat /run/drill.pid)")?;
-            ensure!(drill.wait()? == 137, "it was killed");
-            let took = healed(holder, &was, BOUND + Duration::from_secs(15))?;
-            eprintln!("{fault}, {}: healed after {:.1} s", if all { "all killed" } else { "control killed" }, took.as_secs_f32());
-            scene.is_whole()?;
-            // the others have noticed as well; a lease that was left ends by itself
-            for host in scene.servers.iter().chain([&scene.agent]) {
-                until("nothing is left", LONG, || Ok(is_clean(host).ok()))?;
-            }
+    // the control side alone; then, too, what it has started on the host before it, so that only systemd is left
+    let faults = [("freeze", "\nT\n", false), ("freeze", "\nT\n", true), ("keepalived", "inactive", true), ("link", "state DOWN", true)];
+    for (fault, sign, all) in faults {
+        let holder = scene.holder()?;
+        let was = state(holder)?;
+        let mut drill = scene.begin(fault)?;
+        until(&format!("{fault} happens"), LONG, || Ok(state(holder)?.contains(sign).then_some(())))?;
+        if all {
+            holder.sh("pkill -KILL -f '[s]martup-.* node'")?;
+        }
+        scene.control.host.sh("kill -KILL $(cat /run/drill.pid)")?;
+        ensure!(drill.wait()? == 137, "it was killed");
+        let took = healed(holder, &was, BOUND + Duration::from_secs(15))?;
+        eprintln!("{fault}, {}: healed after {:.1} s", if all { "all killed" } else { "control killed" }, took.as_secs_f32());
+        scene.is_whole()?;
+        // the others have noticed as well; a lease that was left ends by itself
+        for host in scene.servers.iter().chain([&scene.agent]) {
+            until("nothing is left", LONG, || Ok(is_clean(host).ok()))?;
         }
     }
     // and the next one can begin

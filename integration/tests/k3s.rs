@@ -185,7 +185,7 @@ fn three_servers_and_an_agent() -> Result<()> {
     assert_eq!(found.len(), 3);
     assert!(found.iter().all(|(_, learner)| !learner), "{found:?}");
     for host in lab.hosts() {
-        ready(h1, host.name())?;
+        ready(h1, host.name()).with_context(|| log(host).unwrap_or_default())?;
     }
     let roles = kubectl(
         h1,
