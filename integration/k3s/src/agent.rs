@@ -101,7 +101,7 @@ fn split(pem: &[u8], crt: &Path, key: &Path) -> Result<()> {
 async fn wait_for_api(kubelet: &Path) {
     loop {
         if let Ok(client) = kubeconfig::client(kubelet).await
-            && client.apiserver_version().await.is_ok()
+            && kubeconfig::soon(client.apiserver_version()).await.is_ok()
         {
             return;
         }

@@ -1,9 +1,12 @@
 //! kubeconfig files, and Kubernetes clients made from them.
 
 use crate::layout::write;
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use std::path::Path;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(5);
 
 /// Writes one that points at certificate files.
 ///
@@ -43,4 +46,12 @@ pub async fn client(path: &Path) -> Result<kube::Client> {
     // Whoever asks here asks again by itself, and wants to know of each failure.
     config.default_retry = false;
     Ok(kube::Client::try_from(config)?)
+}
+
+/// The answer to a short question. An API server that is about to start or to end may leave it open: no answer for 5 s is an error.
+///
+/// # Errors
+/// That, and what the API says.
+pub async fn soon<T>(question: impl Future<Output = kube::Result<T>>) -> Result<T> {
+    Ok(tokio::time::timeout(SOON, question).await.context("no answer")??)
 }

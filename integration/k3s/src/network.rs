@@ -43,7 +43,7 @@ pub async fn keep(node: Node, cluster_cidr: String, kubelet: PathBuf) {
 async fn keep_once(node: &Node, cluster_cidr: &str, kubelet: &Path) -> Result<()> {
     let api: kube::Api<NodeObject> = kube::Api::all(kubeconfig::client(kubelet).await?);
     let own = loop {
-        let found = api.get_opt(&node.name).await?;
+        let found = kubeconfig::soon(api.get_opt(&node.name)).await?;
         if let Some(cidr) = found.and_then(|n| n.spec?.pod_cidr) {
             break cidr.parse::<ipnet::Ipv4Net>().with_context(|| format!("pod CIDR {cidr}"))?;
         }

@@ -245,7 +245,7 @@ async fn reset_cluster(layout: &Layout, etcd: &mut Etcd, restore: Option<&str>, 
 async fn wait_for(kube: &kube::Client, path: &str) {
     info!("Waiting for API server to become available");
     let mut warn_at = tokio::time::Instant::now() + PATIENCE;
-    let ask = async || -> Result<String> { Ok(kube.request_text(hyper::Request::get(path).body(Vec::new())?).await?) };
+    let ask = async || kubeconfig::soon(kube.request_text(hyper::Request::get(path).body(Vec::new())?)).await;
     while let Err(e) = ask().await {
         if tokio::time::Instant::now() > warn_at {
             warning!("API server does not answer yet: {e:#}");
