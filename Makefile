@@ -2,7 +2,7 @@
 STATIC := x86_64-unknown-linux-gnu
 BINARY := target/$(STATIC)/release/smartup
 
-.PHONY: all setup build test lint unit lab-test demo bench soak deny clean-lab
+.PHONY: all setup build test lint unit lab-test long-test demo bench soak deny clean-lab
 
 all: $(BINARY)
 
@@ -30,6 +30,10 @@ unit:
 
 lab-test: build
 	integration/run-tests
+
+# what takes a quarter of an hour by itself
+long-test: setup build
+	integration/run-tests --long
 
 demo: setup build
 	integration/demo $(if $(KEEP),--keep)

@@ -73,10 +73,6 @@ impl Hierarchies {
                 }
                 write(&lab.join("cgroup.clone_children"), "1")?;
             }
-            let weight = lab.join("cpu.shares");
-            if weight.exists() {
-                write(&weight, &shares(rustix::process::getpriority_process(None)?).to_string())?;
-            }
             if mount.ends_with("devices") {
                 // A host has all capabilities: without this a privileged pod could write to the machine's disk. `m`
                 // (mknod) stays, since runc gives it to every container and would fail.
@@ -127,12 +123,6 @@ impl Hierarchies {
         kill(&self.lab(id))?;
         self.of_lab(id).iter().try_for_each(|lab| remove(lab))
     }
-}
-
-/// What a process of this niceness weighs beside others (`sched_prio_to_weight`): a group of its own would hide how nice it is.
-fn shares(nice: i32) -> u32 {
-    let step = |weight: u32, _| if nice > 0 { weight * 4 / 5 } else { weight * 5 / 4 };
-    (0..nice.unsigned_abs()).fold(1024, step)
 }
 
 /// As far as the kernel has such shares, and some of it left: a crowd of hosts does without.
@@ -263,11 +253,6 @@ pub(crate) fn write(file: &Path, value: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn who_is_nice_gets_less() {
-        assert_eq!([0, 5, -5, 19].map(shares), [1024, 335, 3125, 12]);
-    }
 
     #[test]
     fn both_kinds_of_hierarchy_are_found() {

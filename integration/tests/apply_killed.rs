@@ -7,7 +7,7 @@ use common::{Control, LONG, is_one_cluster, yaml};
 use integration::{Dice, Host, Lab, LabSpec, until};
 
 /// So many times it is killed, three times over.
-const KILLS: usize = 6;
+const KILLS: usize = 4;
 const PARTS: usize = 3;
 /// A run has about so many events when there is much to do.
 const EVENTS: u64 = 420;
