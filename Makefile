@@ -31,7 +31,7 @@ unit:
 lab-test: build
 	integration/run-tests
 
-# what takes a quarter of an hour by itself
+# what takes many minutes by itself
 long-test: setup build
 	integration/run-tests --long
 
