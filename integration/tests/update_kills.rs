@@ -1,4 +1,4 @@
-//! In every phase of an update the agent, the controller, the API server beside them and the host itself are killed; each time the node is updated
+//! In the phases of an update the agent, the controller and the API server beside them are killed, or the host itself; each time the node is updated
 //! in the end, once, and no lock and no cordon is left.
 
 mod common;
